@@ -1,0 +1,2 @@
+//! taiyi-eval
+#![forbid(unsafe_code)]

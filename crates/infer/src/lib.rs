@@ -1,0 +1,2 @@
+//! taiyi-infer
+#![forbid(unsafe_code)]

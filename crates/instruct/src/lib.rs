@@ -1,0 +1,2 @@
+//! taiyi-instruct
+#![forbid(unsafe_code)]

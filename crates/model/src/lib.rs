@@ -1,0 +1,2 @@
+//! taiyi-model
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! taiyi-train
+#![forbid(unsafe_code)]
