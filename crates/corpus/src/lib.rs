@@ -4,4 +4,5 @@
 #![forbid(unsafe_code)]
 
 pub mod offsets;
+pub mod plain_text;
 pub mod schema;
