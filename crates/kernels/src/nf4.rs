@@ -1,0 +1,247 @@
+//! 4-bit NormalFloat matrices with double quantisation (Dettmers et al. 2023), in the layout of bitsandbytes.
+
+use std::sync::OnceLock;
+
+use crate::error::KernelError;
+use crate::gemm::check;
+
+/// Consecutive elements of the flattened matrix that share one scale; blocks ignore row boundaries.
+pub const NF4_BLOCK: usize = 64;
+
+/// Consecutive scales that share one second-level scale.
+pub const NF4_NESTED_BLOCK: usize = 256;
+
+/// The values of the 16 codes: quantiles of the normal distribution, scaled to `-1..=1`, with an exact 0.
+pub const NF4_CODES: [f32; 16] = [
+    -1.0,
+    -0.696_192_8,
+    -0.525_073_05,
+    -0.394_917_5,
+    -0.284_441_38,
+    -0.184_773_43,
+    -0.091_050_036,
+    0.0,
+    0.079_580_3,
+    0.160_930_2,
+    0.246_112_3,
+    0.337_915_24,
+    0.440_709_83,
+    0.562_617,
+    0.722_956_84,
+    1.0,
+];
+
+/// The code of 0, which also fills blocks of zeros and the last half byte of an odd number of elements.
+const ZERO_CODE: u8 = 7;
+
+/// The scales of the blocks of an [`Nf4`] matrix, in order.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Absmax {
+    /// One `f32` for each block.
+    Plain(Vec<f32>),
+    /// One byte for each block.
+    Double(DoubleAbsmax),
+}
+
+/// Scales of blocks, themselves quantised: `scale[i] = map[codes[i]] * nested_absmax[i / 256] + offset`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DoubleAbsmax {
+    /// One code for each block.
+    pub codes: Vec<u8>,
+    /// One scale for each 256 blocks.
+    pub nested_absmax: Vec<f32>,
+    /// The mean of the scales, subtracted before they were quantised.
+    pub offset: f32,
+    /// The values of the 256 codes; [`signed_dynamic_map`] where this crate quantised.
+    pub map: Box<[f32; 256]>,
+}
+
+/// A matrix `(rows, cols)` in 4 bits an element.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Nf4 {
+    rows: usize,
+    cols: usize,
+    codes: Vec<u8>,
+    absmax: Absmax,
+}
+
+impl Nf4 {
+    /// Quantises `values (rows, cols)`; `double` quantises the scales too.
+    ///
+    /// An element becomes the code nearest to it, the lower of two equally near; a block of zeros becomes zeros.
+    ///
+    /// # Panics
+    ///
+    /// When `values` does not have `rows * cols` elements.
+    pub fn quantize(values: &[f32], rows: usize, cols: usize, double: bool) -> Self {
+        check("Nf4::quantize", [("values", values.len(), rows * cols)]);
+        let mut codes = Vec::with_capacity(values.len().div_ceil(2));
+        let mut absmax = Vec::with_capacity(values.len().div_ceil(NF4_BLOCK));
+        for block in values.chunks(NF4_BLOCK) {
+            let largest = block.iter().fold(0.0_f32, |max, x| max.max(x.abs()));
+            absmax.push(largest);
+            let inverse = if largest > 0.0 { 1.0 / largest } else { 0.0 };
+            for pair in block.chunks(2) {
+                let low = pair.get(1).map_or(ZERO_CODE, |&x| nf4_code(x * inverse));
+                codes.push(nf4_code(pair[0] * inverse) << 4 | low);
+            }
+        }
+        let absmax =
+            if double { Absmax::Double(DoubleAbsmax::quantize(&absmax)) } else { Absmax::Plain(absmax) };
+        Self { rows, cols, codes, absmax }
+    }
+
+    /// Assembles a matrix from its stored parts.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::Nf4Parts`] when a part does not have the length that the shape asks for.
+    pub fn from_parts(rows: usize, cols: usize, codes: Vec<u8>, absmax: Absmax) -> Result<Self, KernelError> {
+        let blocks = (rows * cols).div_ceil(NF4_BLOCK);
+        let expect = |part, found, expected| {
+            if found == expected {
+                Ok(())
+            } else {
+                Err(KernelError::Nf4Parts { rows, cols, part, expected, found })
+            }
+        };
+        expect("weight", codes.len(), (rows * cols).div_ceil(2))?;
+        match &absmax {
+            Absmax::Plain(scales) => expect("absmax", scales.len(), blocks)?,
+            Absmax::Double(scales) => {
+                expect("absmax", scales.codes.len(), blocks)?;
+                expect("nested_absmax", scales.nested_absmax.len(), blocks.div_ceil(NF4_NESTED_BLOCK))?;
+            }
+        }
+        Ok(Self { rows, cols, codes, absmax })
+    }
+
+    /// Rows of the matrix.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Columns of the matrix.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// Two codes a byte, the element of even index in the high half.
+    pub fn codes(&self) -> &[u8] {
+        &self.codes
+    }
+
+    /// The scales of the blocks.
+    pub fn absmax(&self) -> &Absmax {
+        &self.absmax
+    }
+
+    /// Bytes that the matrix occupies.
+    pub fn bytes(&self) -> usize {
+        self.codes.len()
+            + match &self.absmax {
+                Absmax::Plain(scales) => 4 * scales.len(),
+                Absmax::Double(scales) => scales.codes.len() + 4 * scales.nested_absmax.len() + 4 * 256 + 4,
+            }
+    }
+
+    /// Writes all elements to `out (rows, cols)`.
+    ///
+    /// # Panics
+    ///
+    /// When `out` does not have `rows * cols` elements.
+    pub fn dequantize_into(&self, out: &mut [f32]) {
+        check("Nf4::dequantize_into", [("out", out.len(), self.rows * self.cols)]);
+        self.read(0, out);
+    }
+
+    /// Writes the elements `from..from + out.len()` of the flattened matrix to `out`.
+    pub(crate) fn read(&self, from: usize, out: &mut [f32]) {
+        for (i, out) in (from..).zip(out) {
+            let byte = self.codes[i / 2];
+            let code = if i % 2 == 0 { byte >> 4 } else { byte & 15 };
+            *out = NF4_CODES[usize::from(code)] * self.scale(i / NF4_BLOCK);
+        }
+    }
+
+    /// The scale of a block.
+    pub(crate) fn scale(&self, block: usize) -> f32 {
+        match &self.absmax {
+            Absmax::Plain(scales) => scales[block],
+            Absmax::Double(scales) => scales.scale(block),
+        }
+    }
+}
+
+impl DoubleAbsmax {
+    fn quantize(absmax: &[f32]) -> Self {
+        let sum: f64 = absmax.iter().map(|&x| f64::from(x)).sum();
+        let offset = (sum / absmax.len().max(1) as f64) as f32;
+        let map = signed_dynamic_map();
+        let mut codes = Vec::with_capacity(absmax.len());
+        let mut nested_absmax = Vec::with_capacity(absmax.len().div_ceil(NF4_NESTED_BLOCK));
+        for block in absmax.chunks(NF4_NESTED_BLOCK) {
+            let largest = block.iter().fold(0.0_f32, |max, x| max.max((x - offset).abs()));
+            nested_absmax.push(largest);
+            let inverse = if largest > 0.0 { 1.0 / largest } else { 0.0 };
+            codes.extend(block.iter().map(|x| nearest(map, (x - offset) * inverse)));
+        }
+        Self { codes, nested_absmax, offset, map: Box::new(*map) }
+    }
+
+    fn scale(&self, block: usize) -> f32 {
+        self.map[usize::from(self.codes[block])] * self.nested_absmax[block / NF4_NESTED_BLOCK] + self.offset
+    }
+}
+
+/// The code nearest to `x`, the lower of two equally near: how many midpoints between neighbours lie below `x`.
+fn nf4_code(x: f32) -> u8 {
+    NF4_CODES.windows(2).filter(|pair| x > (pair[0] + pair[1]) * 0.5).count() as u8
+}
+
+/// The code of `map`, which ascends, nearest to `x`; the lower of two equally near.
+pub(crate) fn nearest(map: &[f32; 256], x: f32) -> u8 {
+    let above = map.partition_point(|&value| value < x).min(255);
+    if above == 0 {
+        return 0;
+    }
+    // Differences of f32 values are exact enough in f64 to tell a tie.
+    let (low, high) = (f64::from(map[above - 1]), f64::from(map[above]));
+    let x = f64::from(x);
+    (if x - low <= high - x { above - 1 } else { above }) as u8
+}
+
+/// The 256 values of the signed dynamic 8-bit map (Dettmers et al. 2022), ascending: 7 decades from 1e-6 with 1, 2, 4, ... 64
+/// values of each sign, 0, and 1.
+pub fn signed_dynamic_map() -> &'static [f32; 256] {
+    static MAP: OnceLock<[f32; 256]> = OnceLock::new();
+    MAP.get_or_init(|| dynamic_map(true))
+}
+
+/// The 256 values of the unsigned dynamic 8-bit map, ascending: as the signed one, with twice the values, none negative.
+pub fn unsigned_dynamic_map() -> &'static [f32; 256] {
+    static MAP: OnceLock<[f32; 256]> = OnceLock::new();
+    MAP.get_or_init(|| dynamic_map(false))
+}
+
+fn dynamic_map(signed: bool) -> [f32; 256] {
+    let mut values = vec![0.0_f32, 1.0];
+    for decade in 0..7_u32 {
+        let items = (1_usize << decade) << usize::from(!signed);
+        let power = 10.0_f64.powi(decade as i32 - 6) as f32;
+        // torch.linspace(0.1, 1, items + 1) counts from both ends; the last bit of the values depends on it.
+        let step = (1.0_f32 - 0.1) / items as f32;
+        let bound = |i: usize| {
+            if i < (items + 1) / 2 { 0.1 + step * i as f32 } else { 1.0 - step * (items - i) as f32 }
+        };
+        for i in 0..items {
+            let mean = power * ((bound(i) + bound(i + 1)) / 2.0);
+            values.push(mean);
+            if signed {
+                values.push(-mean);
+            }
+        }
+    }
+    values.sort_by(f32::total_cmp);
+    std::array::from_fn(|i| values[i])
+}
