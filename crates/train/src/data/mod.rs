@@ -1,0 +1,239 @@
+//! Training data: files to token store to the samples of a step.
+//!
+//! Every file is read once at the start and tokenised into a store on disk (four bytes a token), so that the corpus
+//! may be larger than memory, the length of the run is known before the first step, and the samples of any step can
+//! be found again from its number alone: that is what resuming rests on.
+//!
+//! Nothing here knows the model; tokenising and rendering are handed in as functions.
+
+mod conversations;
+mod files;
+mod order;
+pub mod packing;
+mod store;
+mod text;
+
+pub use conversations::RenderedSample;
+pub use packing::Pack;
+pub use text::Documents;
+
+pub(crate) use conversations::prepare as prepare_conversations;
+pub(crate) use text::prepare as prepare_text;
+
+use crate::TrainError;
+use crate::recipe::Source;
+use order::Order;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+use store::Store;
+
+/// Label of a position that is not learned.
+pub const IGNORED: i32 = -100;
+
+/// What one source came to after tokenising.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SourceReport {
+    /// The source's name.
+    pub name: String,
+    /// The file.
+    pub path: PathBuf,
+    /// Lines or documents read.
+    pub records: u64,
+    /// Samples (or windows) that can be drawn.
+    pub samples: u64,
+    /// Tokens in them.
+    pub tokens: u64,
+    /// Positions that are learned.
+    pub labelled_tokens: u64,
+    /// Samples that were longer than `max_length` and lost their end.
+    pub truncated: u64,
+    /// Samples left out because no learned token is left in them.
+    pub unlabelled: u64,
+    /// Times an epoch shows the source.
+    pub repeats: f64,
+}
+
+/// One draw of the data: a conversation, or a window of text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sample {
+    /// Inputs; shape (tokens).
+    pub ids: Vec<u32>,
+    /// For each input the token it must predict, or [`IGNORED`]; shape (tokens).
+    pub labels: Vec<i32>,
+    /// Starts of the sequences inside the sample that do not see each other; begins with 0, ascending.
+    pub starts: Vec<u32>,
+    /// Where it comes from, for messages: "samples.jsonl:12".
+    pub origin: String,
+}
+
+/// A place in the store.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Item {
+    start: u64,
+    length: u32,
+    source: u32,
+    /// Line of a conversation; number of a window.
+    line: u32,
+}
+
+/// All samples of a run, tokenised, and the order in which epochs show them.
+#[derive(Debug)]
+pub struct Dataset {
+    store: Store,
+    items: Vec<Item>,
+    reports: Vec<SourceReport>,
+    order: Order,
+    /// End-of-text id of windows; `None` for conversations.
+    window_end: Option<WindowEnd>,
+    fingerprint: u64,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct WindowEnd {
+    pub(crate) end_of_text: u32,
+    pub(crate) attend_across_documents: bool,
+}
+
+impl Dataset {
+    fn assemble(
+        store: Store,
+        items: Vec<Item>,
+        mut reports: Vec<SourceReport>,
+        sources: &[Source],
+        window_end: Option<WindowEnd>,
+        seed: u64,
+    ) -> Result<Self, TrainError> {
+        if items.is_empty() || u32::try_from(items.len()).is_err() {
+            let records: u64 = reports.iter().map(|report| report.records).sum();
+            let unlabelled: u64 = reports.iter().map(|report| report.unlabelled).sum();
+            return Err(TrainError::Empty {
+                path: sources.first().map_or_else(PathBuf::new, |source| source.path.clone()),
+                message: format!(
+                    "{} samples from {records} records ({unlabelled} without a learned token within `max_length`); \
+                     expected 1 to {}",
+                    items.len(),
+                    u32::MAX
+                ),
+            });
+        }
+        set_repeats(&mut reports, sources);
+        let mut first = 0;
+        let spans = reports.iter().map(|report| {
+            let span = (first, report.samples as u32, report.repeats);
+            first += report.samples as u32;
+            span
+        });
+        let order = Order::new(seed, spans.collect());
+        let fingerprint = store.fingerprint();
+        Ok(Self { store, items, reports, order, window_end, fingerprint })
+    }
+
+    /// What each source came to.
+    pub fn reports(&self) -> &[SourceReport] {
+        &self.reports
+    }
+
+    /// Samples in an epoch, repeats counted.
+    pub fn epoch_samples(&self) -> u64 {
+        self.order.epoch_length()
+    }
+
+    /// Samples in the store, each counted once.
+    pub fn samples(&self) -> u64 {
+        self.items.len() as u64
+    }
+
+    /// Length of the longest sample in tokens.
+    pub fn longest(&self) -> usize {
+        self.items.iter().map(|item| item.length as usize).max().unwrap_or(0)
+    }
+
+    /// A hash of every token in its place, and so of files, tokenizer, format and `max_length` together.
+    pub fn fingerprint(&self) -> u64 {
+        self.fingerprint
+    }
+
+    /// Returns the samples numbered `first..first + count` of the endless sequence of epochs.
+    ///
+    /// # Errors
+    ///
+    /// [`TrainError::File`] when the token store cannot be read.
+    pub fn draw(&mut self, first: u64, count: usize) -> Result<Vec<Sample>, TrainError> {
+        let indices: Vec<u32> = (first..first + count as u64).map(|place| self.order.at(place)).collect();
+        indices.into_iter().map(|index| self.sample(index as usize)).collect()
+    }
+
+    /// Returns the samples in file order, each once: for validation.
+    pub fn in_file_order(&mut self) -> impl Iterator<Item = Result<Sample, TrainError>> + '_ {
+        (0..self.items.len()).map(|index| self.sample(index))
+    }
+
+    fn sample(&mut self, index: usize) -> Result<Sample, TrainError> {
+        let item = self.items[index];
+        let report = &self.reports[item.source as usize];
+        let length = item.length as usize;
+        match self.window_end {
+            None => {
+                let stored = self.store.read(item.start, length)?;
+                let mut labels: Vec<i32> = stored.iter().skip(1).map(|&token| store::label(token)).collect();
+                labels.push(IGNORED);
+                let ids = stored.into_iter().map(store::id).collect();
+                let origin = format!("{}:{}", report.path.display(), item.line);
+                Ok(Sample { ids, labels, starts: vec![0], origin })
+            }
+            Some(window) => {
+                let stored = self.store.read(item.start, length + 1)?;
+                let labels = stored[1..].iter().map(|&token| token as i32).collect();
+                let ids = stored[..length].to_vec();
+                let mut starts = vec![0];
+                if !window.attend_across_documents {
+                    let ends = (1..length as u32).filter(|&place| ids[place as usize] == window.end_of_text);
+                    starts.extend(ends);
+                }
+                let origin = format!("{} window {}", report.path.display(), item.line);
+                Ok(Sample { ids, labels, starts, origin })
+            }
+        }
+    }
+}
+
+/// Turns weights into repeats: an epoch keeps its number of tokens and gets the wanted shares.
+fn set_repeats(reports: &mut [SourceReport], sources: &[Source]) {
+    let tokens: u64 = reports.iter().map(|report| report.tokens).sum();
+    let weights: f64 = sources.iter().filter_map(|source| source.weight).sum();
+    for (report, source) in reports.iter_mut().zip(sources) {
+        report.repeats = match source.weight {
+            Some(weight) if report.tokens > 0 => weight / weights * tokens as f64 / report.tokens as f64,
+            _ => source.repeats.unwrap_or(1.0),
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(tokens: u64) -> SourceReport {
+        SourceReport {
+            name: String::new(),
+            path: PathBuf::new(),
+            records: 0,
+            samples: 0,
+            tokens,
+            labelled_tokens: 0,
+            truncated: 0,
+            unlabelled: 0,
+            repeats: 0.0,
+        }
+    }
+
+    #[test]
+    fn weights_are_shares_of_an_epochs_tokens() {
+        let mut reports = [report(300), report(100)];
+        let source = |weight| Source { weight: Some(weight), ..Source::from_path(PathBuf::new()) };
+        set_repeats(&mut reports, &[source(1.0), source(1.0)]);
+        // 400 tokens in halves: 200 of 300, and 100 twice.
+        assert!((reports[0].repeats - 2.0 / 3.0).abs() < 1e-12);
+        assert!((reports[1].repeats - 2.0).abs() < 1e-12);
+    }
+}
