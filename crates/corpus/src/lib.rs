@@ -1,8 +1,32 @@
 //! Corpora: the schema, the readers from source formats to it, the catalogue of cards, the checks.
 //!
 //! This crate knows nothing of prompts, tokens or models.
+//!
+//! ```no_run
+//! use std::path::Path;
+//! use taiyi_corpus::{Catalog, read};
+//!
+//! let catalog = Catalog::embedded();
+//! let card = catalog.card("bc5cdr")?;
+//! for document in read(card, Some("pubtator"), "test", Path::new("../shared/data"))? {
+//!     let document = document?;
+//! }
+//! # Ok::<(), taiyi_corpus::Error>(())
+//! ```
 #![forbid(unsafe_code)]
 
+pub mod card;
+pub mod catalog;
+pub mod error;
+pub mod leak;
 pub mod offsets;
 pub mod plain_text;
+pub mod readers;
 pub mod schema;
+pub mod source;
+
+pub use card::Card;
+pub use catalog::Catalog;
+pub use error::Error;
+pub use leak::LeakIndex;
+pub use readers::{Documents, read, read_from};
