@@ -27,6 +27,8 @@ mod norm;
 mod optimizer;
 mod rope;
 mod scratch;
+#[cfg(test)]
+mod testing;
 mod threads;
 
 pub use activation::{Gelu, gelu, gelu_gradient, swiglu, swiglu_gradient};

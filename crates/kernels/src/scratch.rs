@@ -5,9 +5,10 @@ use std::cell::Cell;
 /// What a buffer is for. Uses that are alive at the same time on one thread must have different slots.
 #[derive(Clone, Copy)]
 pub(crate) enum Slot {
-    PackA,
-    PackB,
-    Fetch,
+    /// Panels that all threads of a product read; held by the thread that called.
+    SharedPack,
+    /// Panels of one thread.
+    OwnPack,
     RowsA,
     RowsB,
     RowsC,

@@ -1,9 +1,16 @@
 //! Products with a weight matrix, and their gradients.
 
+mod driver;
+mod pack;
+#[cfg(target_arch = "x86_64")]
+mod pack_avx512;
+mod tile;
+
 use half::bf16;
 
 use crate::nf4::Nf4;
-use crate::threads::{Parts, parallel};
+use driver::Product;
+use pack::Operand;
 
 /// How products round their operands; sums are always `f32`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -73,17 +80,10 @@ pub fn linear(
     y: &mut [f32],
 ) {
     check("linear", [("x", x.len(), m * k), ("w", w.len(), n * k), ("y", y.len(), m * n)]);
-    let parts = Parts::new(y);
-    parallel(n, |j| {
-        let mut row = vec![0.0; k];
-        w.read(j * k, &mut row);
-        for i in 0..m {
-            let sum = (0..k).map(|l| round(precision, x[i * k + l]) * round(precision, row[l])).sum::<f32>();
-            // SAFETY: column j belongs to this task.
-            let y = unsafe { &mut parts.part(i * n + j, 1)[0] };
-            *y = alpha * sum + if beta == 0.0 { 0.0 } else { beta * *y };
-        }
-    });
+    let (level, format) = pack::choose(precision);
+    let a = Operand { values: Weight::F32(x), stride: k, along_k: true };
+    let b = Operand { values: *w, stride: k, along_k: true };
+    Product { level, format, m, n, k, alpha, a, b, beta }.run(y);
 }
 
 /// Computes `dx = alpha * dy W + beta * dx` with `dy (m, n)`, `W (n, k)`, `dx (m, k)`: the gradient of [`linear`] for its input.
@@ -103,19 +103,10 @@ pub fn linear_input_gradient(
     dx: &mut [f32],
 ) {
     check("linear_input_gradient", [("dy", dy.len(), m * n), ("w", w.len(), n * k), ("dx", dx.len(), m * k)]);
-    let mut dense = vec![0.0; n * k];
-    w.read(0, &mut dense);
-    let parts = Parts::new(dx);
-    parallel(m, |i| {
-        // SAFETY: row i belongs to this task.
-        let dx = unsafe { parts.part(i * k, k) };
-        for (l, dx) in dx.iter_mut().enumerate() {
-            let sum = (0..n)
-                .map(|j| round(precision, dy[i * n + j]) * round(precision, dense[j * k + l]))
-                .sum::<f32>();
-            *dx = alpha * sum + if beta == 0.0 { 0.0 } else { beta * *dx };
-        }
-    });
+    let (level, format) = pack::choose(precision);
+    let a = Operand { values: Weight::F32(dy), stride: n, along_k: true };
+    let b = Operand { values: *w, stride: k, along_k: false };
+    Product { level, format, m, n: k, k: n, alpha, a, b, beta }.run(dx);
 }
 
 /// Computes `dw = alpha * dy^T x + beta * dw` with `dy (m, n)`, `x (m, k)`, `dw (n, k)`: the gradient of [`linear`] for its weight.
@@ -138,23 +129,10 @@ pub fn linear_weight_gradient(
         "linear_weight_gradient",
         [("dy", dy.len(), m * n), ("x", x.len(), m * k), ("dw", dw.len(), n * k)],
     );
-    let parts = Parts::new(dw);
-    parallel(n, |j| {
-        // SAFETY: row j belongs to this task.
-        let dw = unsafe { parts.part(j * k, k) };
-        for (l, dw) in dw.iter_mut().enumerate() {
-            let sum =
-                (0..m).map(|i| round(precision, dy[i * n + j]) * round(precision, x[i * k + l])).sum::<f32>();
-            *dw = alpha * sum + if beta == 0.0 { 0.0 } else { beta * *dw };
-        }
-    });
-}
-
-fn round(precision: Precision, value: f32) -> f32 {
-    match precision {
-        Precision::F32 => value,
-        Precision::Bf16 => bf16::from_f32(value).to_f32(),
-    }
+    let (level, format) = pack::choose(precision);
+    let a = Operand { values: Weight::F32(dy), stride: n, along_k: false };
+    let b = Operand { values: Weight::F32(x), stride: k, along_k: false };
+    Product { level, format, m: n, n: k, k: m, alpha, a, b, beta }.run(dw);
 }
 
 /// Stops with the operation's name when a slice is not as long as its shape says.
@@ -163,3 +141,6 @@ pub(crate) fn check<const N: usize>(operation: &str, slices: [(&str, usize, usiz
         assert!(found == expected, "{operation}: {name} has {found} elements, its shape says {expected}");
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,230 @@
+//! Blocking for the caches, and the division of one product among threads.
+//!
+//! Sums over `k` are cut into blocks whose size follows from `k` alone; each block is summed in registers and added to
+//! the output. Neither the other sizes nor the threads change that.
+
+use super::pack::{Format, Operand, Piece};
+use super::tile::{SCALAR, Tiles};
+use crate::level::Level;
+use crate::scratch::{self, Slot};
+use crate::threads::{Parts, parallel, threads};
+
+/// Packed words of one line in a block of `k`: a panel of B of this length fills most of a first-level cache.
+const BLOCK_STEPS: usize = 320;
+
+/// Packed words of the panels that all threads share: 4 MiB, a part of the last-level cache.
+const SHARED_WORDS: usize = 1 << 20;
+
+/// Products of fewer multiplications stay on the calling thread: they take less time than waking another.
+const SERIAL_PRODUCTS: usize = 64 * 1024;
+
+/// Rows of A up to which B is not packed as a whole: every thread packs the panels of its own columns and uses each at once.
+const FEW_ROWS: usize = 112;
+
+/// One product `C = alpha A B + beta C`: `m` lines of `a`, `n` lines of `b`, sums over `k`; `c (m, n)`.
+pub(super) struct Product<'a> {
+    pub(super) level: Level,
+    pub(super) format: Format,
+    pub(super) m: usize,
+    pub(super) n: usize,
+    pub(super) k: usize,
+    pub(super) alpha: f32,
+    pub(super) a: Operand<'a>,
+    pub(super) b: Operand<'a>,
+    pub(super) beta: f32,
+}
+
+impl Product<'_> {
+    pub(super) fn run(&self, c: &mut [f32]) {
+        if self.m == 0 || self.n == 0 {
+            return;
+        }
+        if self.k == 0 {
+            match self.beta {
+                0.0 => c.fill(0.0),
+                beta => c.iter_mut().for_each(|c| *c *= beta),
+            }
+            return;
+        }
+        let c = Parts::new(c);
+        if self.m <= FEW_ROWS { self.by_columns(&c) } else { self.by_rows(&c) }
+    }
+
+    fn tiles(&self) -> Tiles {
+        match (self.level, self.format) {
+            #[cfg(target_arch = "x86_64")]
+            (Level::Avx512, Format::Pairs) => super::tile::AVX512_DOT,
+            #[cfg(target_arch = "x86_64")]
+            (Level::Avx512, _) => super::tile::AVX512,
+            #[cfg(target_arch = "x86_64")]
+            (Level::Avx2, _) => super::tile::AVX2,
+            _ => SCALAR,
+        }
+    }
+
+    /// Elements of `k` in a block: a multiple of 64, so that blocks of NF4 are rarely cut.
+    fn block(&self) -> usize {
+        let most = if self.format == Format::Pairs { 2 * BLOCK_STEPS } else { BLOCK_STEPS };
+        let blocks = self.k.div_ceil(most);
+        self.k.div_ceil(blocks).next_multiple_of(64)
+    }
+
+    /// The factor of C for the block of `k` that starts at `k`.
+    fn beta_at(&self, k: usize) -> f32 {
+        if k == 0 { self.beta } else { 1.0 }
+    }
+
+    /// Few rows: A is packed once, each task packs one panel of B after the other and uses it for all rows.
+    fn by_columns(&self, c: &Parts<f32>) {
+        let tiles = self.tiles();
+        let block = self.block();
+        let panels = self.n.div_ceil(tiles.cols);
+        let steps = self.format.steps(block);
+        // The panels of A for a group of blocks stay in the second-level cache.
+        let group = block * (SHARED_WORDS / 8 / (steps * self.m)).max(1);
+        let tasks = if self.m * self.n * self.k <= SERIAL_PRODUCTS { 1 } else { panels.min(8 * threads()) };
+        for k0 in (0..self.k).step_by(group) {
+            let k_group = k0..self.k.min(k0 + group);
+            let words = self.m * self.format.steps(k_group.len().next_multiple_of(64));
+            scratch::with::<u32, _>(Slot::SharedPack, words, |packed_a| {
+                self.pack_rows(&tiles, 0..self.m, k_group.clone(), packed_a);
+                let packed_a = &*packed_a;
+                parallel(tasks, |task| {
+                    for panel in panels * task / tasks..panels * (task + 1) / tasks {
+                        self.column_panel(&tiles, panel * tiles.cols, k_group.clone(), packed_a, c);
+                    }
+                });
+            });
+        }
+    }
+
+    /// All rows of C, the columns of one panel from `j`, one group of blocks of `k`.
+    fn column_panel(&self, tiles: &Tiles, j: usize, k_group: std::ops::Range<usize>, packed_a: &[u32], c: &Parts<f32>) {
+        let width = tiles.width(self.n, j);
+        let block = self.block();
+        scratch::with::<u32, _>(Slot::OwnPack, self.format.steps(block) * width, |panel_b| {
+            let mut done = 0;
+            for k in k_group.clone().step_by(block) {
+                let len = block.min(k_group.end - k);
+                let steps = self.format.steps(len);
+                let panel_b = &mut panel_b[..steps * width];
+                let lines = width.min(self.n - j);
+                self.b.pack(self.level, self.format, Piece { line: j, lines, k, len }, width, panel_b);
+                self.tile_rows(tiles, 0..self.m, j, k, steps, &packed_a[self.m * done..], panel_b, c);
+                done += steps;
+            }
+        });
+    }
+
+    /// Many rows: B is packed by all threads into shared panels, then each task packs some rows of A and uses all panels.
+    fn by_rows(&self, c: &Parts<f32>) {
+        let tiles = self.tiles();
+        let block = self.block();
+        let steps = self.format.steps(block);
+        let blocks = self.k.div_ceil(block).min((SHARED_WORDS / (steps * self.n)).max(2));
+        let group = block * blocks;
+        let columns = (SHARED_WORDS / (steps * blocks) / tiles.cols).max(1) * tiles.cols;
+
+        // Tasks small enough to even out what the threads lose to other processes, large enough to use a panel of B well.
+        let row_panels = self.m.div_ceil(tiles.rows);
+        let task_panels = row_panels.div_ceil(4 * threads()).clamp(4, 16);
+        let tasks = row_panels.div_ceil(task_panels);
+
+        for j0 in (0..self.n).step_by(columns) {
+            let j_range = j0..self.n.min(j0 + columns);
+            let packed_width = j_range.len().next_multiple_of(tiles.lane);
+            let panels = j_range.len().div_ceil(tiles.cols);
+            for k0 in (0..self.k).step_by(group) {
+                let k_group = k0..self.k.min(k0 + group);
+                let group_blocks = k_group.len().div_ceil(block);
+                scratch::with::<u32, _>(Slot::SharedPack, group_blocks * steps * packed_width, |packed_b| {
+                    let shared = Parts::new(packed_b);
+                    // Panel p of block b starts at (b * packed_width + p * tile columns) * steps.
+                    let start = |b: usize, panel: usize| (b * packed_width + panel * tiles.cols) * steps;
+                    parallel(group_blocks * panels, |task| {
+                        let (b, panel) = (task / panels, task % panels);
+                        let (k, j) = (k0 + b * block, j0 + panel * tiles.cols);
+                        let len = block.min(k_group.end - k);
+                        let width = tiles.width(j_range.end, j);
+                        let lines = width.min(j_range.end - j);
+                        // SAFETY: the place of a panel belongs to its task.
+                        let target = unsafe { shared.part(start(b, panel), self.format.steps(len) * width) };
+                        self.b.pack(self.level, self.format, Piece { line: j, lines, k, len }, width, target);
+                    });
+                    let packed_b = &*packed_b;
+                    parallel(tasks, |task| {
+                        let first = task * task_panels * tiles.rows;
+                        let rows = first..self.m.min(first + task_panels * tiles.rows);
+                        scratch::with::<u32, _>(Slot::OwnPack, steps * rows.len(), |packed_a| {
+                            for (b, k) in k_group.clone().step_by(block).enumerate() {
+                                let len = block.min(k_group.end - k);
+                                let steps = self.format.steps(len);
+                                self.pack_rows(&tiles, rows.clone(), k..k + len, packed_a);
+                                for panel in 0..panels {
+                                    let j = j0 + panel * tiles.cols;
+                                    let width = tiles.width(j_range.end, j);
+                                    let panel_b = &packed_b[start(b, panel)..][..steps * width];
+                                    self.tile_rows(&tiles, rows.clone(), j, k, steps, packed_a, panel_b, c);
+                                }
+                            }
+                        });
+                    });
+                });
+            }
+        }
+    }
+
+    /// Packs rows of A, block after block of `k`, panel after panel.
+    fn pack_rows(&self, tiles: &Tiles, rows: std::ops::Range<usize>, k_group: std::ops::Range<usize>, packed: &mut [u32]) {
+        let block = self.block();
+        let mut at = 0;
+        for k in k_group.clone().step_by(block) {
+            let len = block.min(k_group.end - k);
+            for line in rows.clone().step_by(tiles.rows) {
+                let lines = tiles.rows.min(rows.end - line);
+                let words = self.format.steps(len) * lines;
+                let piece = Piece { line, lines, k, len };
+                self.a.pack(self.level, self.format, piece, lines, &mut packed[at..at + words]);
+                at += words;
+            }
+        }
+    }
+
+    /// The tiles of `rows` with one panel of B, whose first column is `j`.
+    fn tile_rows(
+        &self,
+        tiles: &Tiles,
+        rows: std::ops::Range<usize>,
+        j: usize,
+        k: usize,
+        steps: usize,
+        packed_a: &[u32],
+        panel_b: &[u32],
+        c: &Parts<f32>,
+    ) {
+        let width = panel_b.len() / steps;
+        let cols = width.min(self.n - j);
+        let mut at = 0;
+        for i in rows.clone().step_by(tiles.rows) {
+            let lines = tiles.rows.min(rows.end - i);
+            let panel_a = &packed_a[at..at + steps * lines];
+            at += panel_a.len();
+            let target = c.pointer(i * self.n + j);
+            let tile = tiles.tile(lines, width);
+            // SAFETY: the panels have `steps` steps of `lines` and `width` words; rows i..i + lines and columns
+            // j..j + cols of C exist, and belong to this task alone.
+            unsafe {
+                tile(
+                    steps,
+                    panel_a.as_ptr(),
+                    panel_b.as_ptr(),
+                    target,
+                    self.n,
+                    self.alpha,
+                    self.beta_at(k),
+                    cols,
+                );
+            }
+        }
+    }
+}
