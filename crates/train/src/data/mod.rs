@@ -15,10 +15,7 @@ mod text;
 
 pub use conversations::RenderedSample;
 pub use packing::Pack;
-pub use text::Documents;
-
-pub(crate) use conversations::prepare as prepare_conversations;
-pub(crate) use text::prepare as prepare_text;
+pub use text::{Documents, TextWindows};
 
 use crate::TrainError;
 use crate::recipe::Source;
@@ -26,6 +23,7 @@ use order::Order;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use store::Store;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 /// Label of a position that is not learned.
 pub const IGNORED: i32 = -100;
@@ -83,15 +81,9 @@ pub struct Dataset {
     items: Vec<Item>,
     reports: Vec<SourceReport>,
     order: Order,
-    /// End-of-text id of windows; `None` for conversations.
-    window_end: Option<WindowEnd>,
+    /// `None` for conversations.
+    windows: Option<TextWindows>,
     fingerprint: u64,
-}
-
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct WindowEnd {
-    pub(crate) end_of_text: u32,
-    pub(crate) attend_across_documents: bool,
 }
 
 impl Dataset {
@@ -100,7 +92,7 @@ impl Dataset {
         items: Vec<Item>,
         mut reports: Vec<SourceReport>,
         sources: &[Source],
-        window_end: Option<WindowEnd>,
+        windows: Option<TextWindows>,
         seed: u64,
     ) -> Result<Self, TrainError> {
         if items.is_empty() || u32::try_from(items.len()).is_err() {
@@ -118,14 +110,15 @@ impl Dataset {
         }
         set_repeats(&mut reports, sources);
         let mut first = 0;
+        let mut fingerprint = store.fingerprint();
         let spans = reports.iter().map(|report| {
             let span = (first, report.samples as u32, report.repeats);
             first += report.samples as u32;
+            fingerprint = xxh3_64_with_seed(&report.repeats.to_le_bytes(), fingerprint);
             span
         });
         let order = Order::new(seed, spans.collect());
-        let fingerprint = store.fingerprint();
-        Ok(Self { store, items, reports, order, window_end, fingerprint })
+        Ok(Self { store, items, reports, order, windows, fingerprint })
     }
 
     /// What each source came to.
@@ -148,7 +141,8 @@ impl Dataset {
         self.items.iter().map(|item| item.length as usize).max().unwrap_or(0)
     }
 
-    /// A hash of every token in its place, and so of files, tokenizer, format and `max_length` together.
+    /// A hash of every token in its place, and so of files, tokenizer, format and `max_length` together, and of the
+    /// repeats.
     pub fn fingerprint(&self) -> u64 {
         self.fingerprint
     }
@@ -172,7 +166,7 @@ impl Dataset {
         let item = self.items[index];
         let report = &self.reports[item.source as usize];
         let length = item.length as usize;
-        match self.window_end {
+        match self.windows {
             None => {
                 let stored = self.store.read(item.start, length)?;
                 let mut labels: Vec<i32> = stored.iter().skip(1).map(|&token| store::label(token)).collect();
@@ -181,13 +175,13 @@ impl Dataset {
                 let origin = format!("{}:{}", report.path.display(), item.line);
                 Ok(Sample { ids, labels, starts: vec![0], origin })
             }
-            Some(window) => {
+            Some(windows) => {
                 let stored = self.store.read(item.start, length + 1)?;
                 let labels = stored[1..].iter().map(|&token| token as i32).collect();
                 let ids = stored[..length].to_vec();
                 let mut starts = vec![0];
-                if !window.attend_across_documents {
-                    let ends = (1..length as u32).filter(|&place| ids[place as usize] == window.end_of_text);
+                if !windows.attend_across_documents {
+                    let ends = (1..length as u32).filter(|&place| ids[place as usize] == windows.end_of_text);
                     starts.extend(ends);
                 }
                 let origin = format!("{} window {}", report.path.display(), item.line);

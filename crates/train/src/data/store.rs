@@ -60,7 +60,9 @@ impl StoreWriter {
         for token in tokens {
             let bytes = token.to_le_bytes();
             self.hash.update(&bytes);
-            self.file.write_all(&bytes).map_err(TrainError::file(&self.path, "cannot write the token store"))?;
+            self.file
+                .write_all(&bytes)
+                .map_err(TrainError::file(&self.path, "cannot write the token store"))?;
         }
         self.tokens += tokens.len() as u64;
         Ok(())
@@ -68,8 +70,9 @@ impl StoreWriter {
 
     pub(crate) fn finish(self) -> Result<Store, TrainError> {
         let Self { file, path, hash, .. } = self;
-        let file =
-            file.into_inner().map_err(|error| TrainError::file(&path, "cannot write the token store")(error.into_error()))?;
+        let file = file
+            .into_inner()
+            .map_err(|error| TrainError::file(&path, "cannot write the token store")(error.into_error()))?;
         Ok(Store { file, path, fingerprint: hash.digest() })
     }
 }

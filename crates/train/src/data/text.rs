@@ -7,7 +7,7 @@
 
 use super::files::{Lines, is_json_lines};
 use super::store::StoreWriter;
-use super::{Dataset, Item, SourceReport, WindowEnd, store};
+use super::{Dataset, Item, SourceReport, store};
 use crate::TrainError;
 use crate::recipe::{Source, TextUnit};
 use rayon::prelude::*;
@@ -89,64 +89,83 @@ impl Iterator for Documents {
 /// Characters tokenised at a time, by all threads together.
 const CHUNK: usize = 1 << 22;
 
-pub(crate) fn prepare(
-    sources: &[Source],
-    store_path: &Path,
-    max_length: usize,
-    window: WindowEnd,
-    seed: u64,
-    encode: &(dyn Fn(&str) -> Vec<u32> + Sync),
-) -> Result<Dataset, TrainError> {
-    let mut writer = StoreWriter::create(store_path)?;
-    let mut items = Vec::new();
-    let mut reports = Vec::new();
-    let end = [store::stored(window.end_of_text, false)];
-    for (index, source) in sources.iter().enumerate() {
-        let first = writer.position();
-        let mut records = 0;
-        let mut documents = Documents::open(source)?;
-        writer.push(&end)?;
-        loop {
-            let mut chunk = Vec::new();
-            let mut size = 0;
-            while size < CHUNK
-                && let Some(document) = documents.next().transpose()?
-            {
-                size += document.len();
-                chunk.push(document);
+/// How raw text is cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TextWindows {
+    /// Tokens of a window.
+    pub length: usize,
+    /// Token between documents.
+    pub end_of_text: u32,
+    /// Let attention cross the borders of documents inside a window.
+    pub attend_across_documents: bool,
+}
+
+impl Dataset {
+    /// Tokenises raw text into a store at `store_path` (removed with the value), and cuts it into windows.
+    ///
+    /// # Errors
+    ///
+    /// [`TrainError::File`] for files that cannot be read or written, [`TrainError::Data`] for a record that is not what
+    /// it should be, [`TrainError::Empty`] when there is no text.
+    pub fn from_text(
+        sources: &[Source],
+        store_path: &Path,
+        windows: TextWindows,
+        seed: u64,
+        encode: &(dyn Fn(&str) -> Vec<u32> + Sync),
+    ) -> Result<Self, TrainError> {
+        let length = windows.length;
+        let mut writer = StoreWriter::create(store_path)?;
+        let mut items = Vec::new();
+        let mut reports = Vec::new();
+        let end = [store::stored(windows.end_of_text, false)];
+        for (index, source) in sources.iter().enumerate() {
+            let first = writer.position();
+            let mut records = 0;
+            let mut documents = Documents::open(source)?;
+            writer.push(&end)?;
+            loop {
+                let mut chunk = Vec::new();
+                let mut size = 0;
+                while size < CHUNK
+                    && let Some(document) = documents.next().transpose()?
+                {
+                    size += document.len();
+                    chunk.push(document);
+                }
+                if chunk.is_empty() {
+                    break;
+                }
+                records += chunk.len() as u64;
+                let encoded: Vec<Vec<u32>> = chunk.par_iter().map(|document| encode(document)).collect();
+                for tokens in encoded {
+                    writer.push(&tokens)?;
+                    writer.push(&end)?;
+                }
             }
-            if chunk.is_empty() {
-                break;
-            }
-            records += chunk.len() as u64;
-            let encoded: Vec<Vec<u32>> = chunk.par_iter().map(|document| encode(document)).collect();
-            for tokens in encoded {
-                writer.push(&tokens)?;
-                writer.push(&end)?;
-            }
+            // The last token is predicted, and predicts nothing.
+            let inputs = writer.position() - first - 1;
+            let count = inputs.div_ceil(length as u64);
+            items.extend((0..count).map(|number| Item {
+                start: first + number * length as u64,
+                length: (inputs - number * length as u64).min(length as u64) as u32,
+                source: index as u32,
+                line: number as u32,
+            }));
+            reports.push(SourceReport {
+                name: source.label(),
+                path: source.path.clone(),
+                records,
+                samples: count,
+                tokens: inputs,
+                labelled_tokens: inputs,
+                truncated: 0,
+                unlabelled: 0,
+                repeats: 1.0,
+            });
         }
-        // The last token is predicted, and predicts nothing.
-        let inputs = writer.position() - first - 1;
-        let windows = inputs.div_ceil(max_length as u64);
-        items.extend((0..windows).map(|number| Item {
-            start: first + number * max_length as u64,
-            length: (inputs - number * max_length as u64).min(max_length as u64) as u32,
-            source: index as u32,
-            line: number as u32,
-        }));
-        reports.push(SourceReport {
-            name: source.label(),
-            path: source.path.clone(),
-            records,
-            samples: windows,
-            tokens: inputs,
-            labelled_tokens: inputs,
-            truncated: 0,
-            unlabelled: 0,
-            repeats: 1.0,
-        });
+        Dataset::assemble(writer.finish()?, items, reports, sources, Some(windows), seed)
     }
-    Dataset::assemble(writer.finish()?, items, reports, sources, Some(window), seed)
 }
 
 #[cfg(test)]
@@ -189,8 +208,13 @@ mod tests {
             documents.find_map(Result::err).expect("an error").to_string()
         };
         let gb18030 = b"ok\n\xD6\xD0\xCE\xC4\n";
-        assert!(message("a.txt", gb18030).ends_with("a.txt:2: not UTF-8 from byte 1 of the line on; if the file is GB18030, convert it first"));
-        assert!(message("a.jsonl", b"{\"text\": \"x\"}\n{\"txt\": 1}\n").contains("a.jsonl:2: expected an object with the string `text`"));
+        assert!(message("a.txt", gb18030).ends_with(
+            "a.txt:2: not UTF-8 from byte 1 of the line on; if the file is GB18030, convert it first"
+        ));
+        assert!(
+            message("a.jsonl", b"{\"text\": \"x\"}\n{\"txt\": 1}\n")
+                .contains("a.jsonl:2: expected an object with the string `text`")
+        );
     }
 
     #[test]
@@ -199,14 +223,15 @@ mod tests {
         let path = folder.path().join("a.txt");
         std::fs::write(&path, "aaaa\nbb\ncccccc\n").unwrap();
         let source = Source { unit: TextUnit::Line, ..Source::from_path(path) };
-        let window = WindowEnd { end_of_text: 0, attend_across_documents: false };
+        let windows = TextWindows { length: 4, end_of_text: 0, attend_across_documents: false };
         let encode = |text: &str| text.bytes().map(u32::from).collect();
         let store = folder.path().join("tokens");
-        let mut data = prepare(&[source], &store, 4, window, 1, &encode).unwrap();
+        let mut data = Dataset::from_text(&[source], &store, windows, 1, &encode).unwrap();
         let samples: Vec<_> = data.in_file_order().map(Result::unwrap).collect();
         let stream: Vec<u32> = "\0aaaa\0bb\0cccccc\0".bytes().map(u32::from).collect();
         let ids: Vec<u32> = samples.iter().flat_map(|sample| sample.ids.clone()).collect();
-        let labels: Vec<u32> = samples.iter().flat_map(|sample| sample.labels.iter().map(|&l| l as u32)).collect();
+        let labels: Vec<u32> =
+            samples.iter().flat_map(|sample| sample.labels.iter().map(|&l| l as u32)).collect();
         assert_eq!(ids, stream[..15]);
         assert_eq!(labels, stream[1..]);
         assert_eq!(samples.iter().map(|s| s.ids.len()).collect::<Vec<_>>(), [4, 4, 4, 3]);

@@ -359,8 +359,11 @@ impl Recipe {
         if let Some((key, value)) = shares.into_iter().find(|(_, value)| !(0.0..=1.0).contains(value)) {
             return wrong(key, value.to_string(), "0 to 1");
         }
-        let below_one =
-            [("lora_dropout", f64::from(self.lora_dropout)), ("betas", self.betas[0]), ("betas", self.betas[1])];
+        let below_one = [
+            ("lora_dropout", f64::from(self.lora_dropout)),
+            ("betas", self.betas[0]),
+            ("betas", self.betas[1]),
+        ];
         if let Some((key, value)) = below_one.into_iter().find(|(_, value)| !(0.0..1.0).contains(value)) {
             return wrong(key, value.to_string(), "0 up to, but not including, 1");
         }
@@ -391,13 +394,25 @@ impl Recipe {
             return wrong("tokens_per_batch", tokens.to_string(), "at least `max_length`");
         }
         if self.lora_rank == 0 && self.dtype == Dtype::Nf4 {
-            return wrong("dtype", "nf4 with `lora_rank` 0".to_owned(), "f32 or bf16: NF4 weights cannot be trained");
+            return wrong(
+                "dtype",
+                "nf4 with `lora_rank` 0".to_owned(),
+                "f32 or bf16: NF4 weights cannot be trained",
+            );
         }
         if self.lora_rank > 0 && self.from_scratch {
-            return wrong("from_scratch", "true with an adapter".to_owned(), "`lora_rank = 0`: random weights need all of it");
+            return wrong(
+                "from_scratch",
+                "true with an adapter".to_owned(),
+                "`lora_rank = 0`: random weights need all of it",
+            );
         }
         if self.lora_rank == 0 && self.adapter.is_some() {
-            return wrong("adapter", "given with `lora_rank` 0".to_owned(), "the adapter's rank in `lora_rank`");
+            return wrong(
+                "adapter",
+                "given with `lora_rank` 0".to_owned(),
+                "the adapter's rank in `lora_rank`",
+            );
         }
         if self.lora_rank > 0 && self.lora_targets.is_empty() {
             return wrong("lora_targets", "[]".to_owned(), "names of layers, or [\"all-linear\"]");
@@ -410,7 +425,11 @@ impl Recipe {
         }
         let weighted = self.data.iter().filter(|source| source.weight.is_some()).count();
         if weighted != 0 && weighted != self.data.len() {
-            return wrong("data.weight", format!("on {weighted} of {} sources", self.data.len()), "on all of them, or none");
+            return wrong(
+                "data.weight",
+                format!("on {weighted} of {} sources", self.data.len()),
+                "on all of them, or none",
+            );
         }
         Ok(())
     }
@@ -459,7 +478,10 @@ mod tests {
 
     #[test]
     fn wrong_types_missing_keys_and_broken_toml_name_the_line() {
-        assert!(message(&SMALL.replace("= 64", "= \"long\"")).starts_with("small.toml:9: `max_length`: invalid type"));
+        assert!(
+            message(&SMALL.replace("= 64", "= \"long\""))
+                .starts_with("small.toml:9: `max_length`: invalid type")
+        );
         assert!(message(&SMALL.replace("dtype = \"nf4\"", "")).contains("missing key `dtype`"));
         assert!(message(&SMALL.replace("stage = ", "stage ")).starts_with("small.toml:3: "));
         let found = message(&SMALL.replace("nf4", "nf5"));

@@ -8,7 +8,8 @@ pub(super) fn parse(file: &Path, text: &str) -> Result<Recipe, TrainError> {
     toml::from_str(text).map_err(|error| {
         let start = error.span().map_or(0, |span| span.start.min(text.len()));
         let line = text.as_bytes()[..start].iter().filter(|&&byte| byte == b'\n').count() + 1;
-        let key = text.lines().nth(line - 1).and_then(|found| found.split_once('=')).map(|(key, _)| key.trim());
+        let key =
+            text.lines().nth(line - 1).and_then(|found| found.split_once('=')).map(|(key, _)| key.trim());
         TrainError::Recipe { file: file.to_owned(), line, message: reword(error.message(), key) }
     })
 }

@@ -50,8 +50,12 @@ impl Source {
     pub(super) fn problem(&self) -> Option<(&'static str, String, &'static str)> {
         let bad = |value: f64| !value.is_finite() || value <= 0.0;
         match (self.repeats, self.weight) {
-            (Some(_), Some(_)) => Some(("data.weight", "given beside `repeats`".to_owned(), "one of the two")),
-            (Some(repeats), _) if bad(repeats) => Some(("data.repeats", repeats.to_string(), "a number above 0")),
+            (Some(_), Some(_)) => {
+                Some(("data.weight", "given beside `repeats`".to_owned(), "one of the two"))
+            }
+            (Some(repeats), _) if bad(repeats) => {
+                Some(("data.repeats", repeats.to_string(), "a number above 0"))
+            }
             (_, Some(weight)) if bad(weight) => Some(("data.weight", weight.to_string(), "a number above 0")),
             _ => None,
         }
