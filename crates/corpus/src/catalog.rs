@@ -15,12 +15,20 @@ macro_rules! cards {
 
 cards![
     "bc5cdr",
+    "bentsao_llamadata",
     "cmeee_v2",
+    "cmeie_v2",
+    "covid_dialogue_zh",
     "drugprot",
     "evidence_inference",
     "genetag",
+    "hallmarks_of_cancer",
+    "kuake_qic",
+    "meddialog",
+    "mqp",
     "ncbi_disease",
     "pubmed_qa",
+    "tcm_sd_tc",
 ];
 
 /// Cards by id.

@@ -10,13 +10,13 @@ use super::{Layout, TextDocument, TextError, TextSource};
 
 /// Appends the texts of one file.
 pub(super) fn read(source: &TextSource, file: &str, path: &Path, out: &mut Vec<TextDocument>) -> Result<(), TextError> {
-    let mut push = |id: Option<String>, text: String| {
+    let mut push = |pmid: Option<String>, text: String| {
         let text = text.trim();
-        if !text.is_empty() {
-            let id = id.unwrap_or_else(|| format!("{file}:{}", out.len()));
+        if !text.is_empty() || matches!(source.layout, Layout::Ids {}) {
             out.push(TextDocument {
                 dataset: source.dataset.clone(),
-                id,
+                id: pmid.clone().unwrap_or_else(|| format!("{file}:{}", out.len())),
+                pmid,
                 language: source.language,
                 text: text.to_owned(),
             });
@@ -26,8 +26,7 @@ pub(super) fn read(source: &TextSource, file: &str, path: &Path, out: &mut Vec<T
         Layout::Members { suffix } => {
             for (name, bytes) in members(path)? {
                 if name.ends_with(suffix.as_str()) {
-                    let id = digits(&name);
-                    push(id, decoded(path, &bytes)?);
+                    push(pmid(&name), decoded(path, &bytes)?);
                 }
             }
         }
@@ -36,6 +35,12 @@ pub(super) fn read(source: &TextSource, file: &str, path: &Path, out: &mut Vec<T
                 if name.ends_with(".xml") || name.ends_with(".xml.gz") {
                     xml(path, &decoded(path, &bytes)?, record, fields, &mut push)?;
                 }
+            }
+        }
+        Layout::Tokens {} => tokens(&decoded(path, &read_bytes(path)?)?, &mut push),
+        Layout::Ids {} => {
+            for id in decoded(path, &read_bytes(path)?)?.lines().map(str::trim).filter(|id| !id.is_empty()) {
+                push(Some(id.to_owned()), String::new());
             }
         }
         Layout::Pubtator {} => pubtator(&decoded(path, &read_bytes(path)?)?, &mut push),
@@ -64,10 +69,11 @@ fn decoded(path: &Path, bytes: &[u8]) -> Result<String, TextError> {
     })
 }
 
-/// The first run of five or more digits of a file name: a PMID or PMC number.
-fn digits(name: &str) -> Option<String> {
-    let name = name.rsplit('/').next().unwrap_or(name);
-    name.split(|c: char| !c.is_ascii_digit()).find(|run| run.len() >= 5).map(str::to_owned)
+/// The PubMed id of a file called `PMID-123.txt` or `123.txt`; `PMC…` files have none.
+fn pmid(name: &str) -> Option<String> {
+    let stem = name.rsplit('/').next().unwrap_or(name).split('.').next().unwrap_or_default();
+    let digits = stem.strip_prefix("PMID-").unwrap_or(stem);
+    (!digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())).then(|| digits.to_owned())
 }
 
 type Push<'a> = dyn FnMut(Option<String>, String) + 'a;
@@ -221,6 +227,16 @@ fn table(
     Ok(())
 }
 
+fn tokens(text: &str, push: &mut Push<'_>) {
+    let mut sentence: Vec<&str> = Vec::new();
+    for line in text.lines().chain([""]) {
+        match line.split_whitespace().next() {
+            Some(token) => sentence.push(token),
+            None => push(None, std::mem::take(&mut sentence).join(" ")),
+        }
+    }
+}
+
 fn literal(text: &str, field: &str, push: &mut Push<'_>) {
     let key = format!("'{field}': '");
     for line in text.lines() {
@@ -265,6 +281,8 @@ mod tests {
             Layout::Pubtator {},
         );
         assert_eq!(found, [("12345".into(), "A title. An abstract.".into()), ("99999".into(), "B.".into())]);
+        let names = ["a/PMID-123.txt", "a/456.txt", "PMC-1310901-00-TIAB.txt", "DDI-DrugBank.d4.txt"].map(pmid);
+        assert_eq!(names, [Some("123".into()), Some("456".into()), None, None]);
     }
 
     #[test]
@@ -288,7 +306,9 @@ mod tests {
     }
 
     #[test]
-    fn tables_and_literals() {
+    fn tables_tokens_and_literals() {
+        let sentences = texts("a.tsv", "Two\tO\nwords\tB-X\n\nOne\tO\n", Layout::Tokens {});
+        assert_eq!(sentences.into_iter().map(|(_, text)| text).collect::<Vec<_>>(), ["Two words", "One"]);
         let layout = Layout::Table { delimiter: ',', header: true, columns: vec![1, 2] };
         assert_eq!(texts("a.csv", "id,q,a\n1,\"Why, so?\",Because.\n", layout)[0].1, "Why, so?\nBecause.");
         let layout = Layout::Literal { field: "text".into() };

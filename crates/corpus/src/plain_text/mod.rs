@@ -5,6 +5,7 @@
 //! the caller, who knows the test sets.
 
 mod archive;
+mod collect;
 mod layouts;
 
 use std::path::{Path, PathBuf};
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::schema::{Content, Document, Language};
 
 pub use archive::decode_text;
+pub use collect::{TextProgress, TextReport, TextSplit, collect};
 
 /// Which files pre-training text comes from.
 #[derive(Clone, Debug, Deserialize)]
@@ -23,11 +25,10 @@ pub struct TextRecipe {
     pub min_chars: usize,
     /// Longest run kept as one document, in code points; longer texts are cut at paragraph or sentence ends.
     pub max_chars: usize,
-    /// Test and development sets no document of which may occur, as `dataset:split`, or a path of a file of ids
-    /// under the source folder.
-    pub exclude: Vec<String>,
     /// One document in this many goes to the held-out file.
     pub held_out_one_in: u64,
+    /// Test and development sets no document of which may occur: by id, exact text, near-duplicate or containment.
+    pub exclude: Vec<TextSource>,
     /// The files.
     pub source: Vec<TextSource>,
 }
@@ -87,6 +88,10 @@ pub enum Layout {
         /// The key, such as `text`.
         field: String,
     },
+    /// One token a line, its tag behind a tab or space, an empty line between sentences; each sentence is a document.
+    Tokens {},
+    /// One PubMed id a line and no text; for what is excluded.
+    Ids {},
     /// The documents of a split as the card's reader gives them.
     Card {
         /// Splits to take.
@@ -99,8 +104,11 @@ pub enum Layout {
 pub struct TextDocument {
     /// Dataset id.
     pub dataset: String,
-    /// Id in the source (a PMID where there is one), or `file:record`.
+    /// Id in the source, or `file:record`.
     pub id: String,
+    /// The PubMed id, where the source gives one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pmid: Option<String>,
     /// Language.
     pub language: Language,
     /// The text.
@@ -128,6 +136,9 @@ pub enum TextError {
         /// What stands there.
         found: String,
     },
+    /// The catalogue cannot give the documents.
+    #[error(transparent)]
+    Corpus(#[from] crate::Error),
     /// The recipe cannot be read.
     #[error("{path}: {message}")]
     Recipe {

@@ -11,7 +11,7 @@
 //! belong to the mention. The tags tell genes from words too, but where two genes touch only the mention file says
 //! where one ends, so mentions come from it. Specification: the README of the GENETAG release.
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use serde::Deserialize;
 
 use super::{Files, Reading, draft};
@@ -59,31 +59,60 @@ pub fn read(files: &Files, options: &Options) -> Result<Reading, Error> {
             }
         }
     }
-    let options = options.clone();
-    let sentences: Vec<Reading> = files
-        .open(Role::Documents)?
-        .into_iter()
-        .map(|input| {
-            let file = input.name.clone();
-            let lines = input.lines().filter(|line| !matches!(line, Ok((_, text)) if text.trim().is_empty()));
-            let (options, mention_file) = (options.clone(), mention_file.clone());
-            let mentions = mentions.clone();
-            Box::new(lines.map(move |line| {
-                let (number, line) = line?;
+    let mut lines = Vec::new();
+    for input in files.open(Role::Documents)? {
+        lines.push((input.name.clone(), input.lines()));
+    }
+    let lines = lines.into_iter().flat_map(|(file, lines)| lines.map(move |line| (file.clone(), line)));
+    let lines = Box::new(lines.filter(|(_, line)| !matches!(line, Ok((_, text)) if text.trim().is_empty())));
+    let sentences = Sentences { lines, mentions, mention_file, used: FxHashSet::default(), options: options.clone() };
+    Ok(Box::new(broken.into_iter().map(Err).chain(sentences)))
+}
+
+type NamedLines = Box<dyn Iterator<Item = (String, Result<(usize, String), Error>)> + Send>;
+
+struct Sentences {
+    lines: NamedLines,
+    mentions: FxHashMap<String, Vec<Mention>>,
+    mention_file: String,
+    used: FxHashSet<String>,
+    options: Options,
+}
+
+impl Iterator for Sentences {
+    type Item = Result<Document, Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if let Some((file, line)) = self.lines.next() {
+            return Some(line.and_then(|(number, line)| {
                 let at = At::new(&file, number);
-                document(&line, &at, &mentions, &mention_file, &options)
-            })) as Reading
-        })
-        .collect();
-    Ok(Box::new(broken.into_iter().map(Err).chain(sentences.into_iter().flatten())))
+                let document = document(&line, &at, &self.mentions, &self.mention_file, &self.options)?;
+                self.used.insert(document.document_id.clone());
+                Ok(document)
+            }));
+        }
+        // Mentions of sentences that are nowhere, in the order of their lines.
+        let lost = self.mentions.iter().filter(|(id, _)| !self.used.contains(*id));
+        let (id, line) = lost.map(|(id, found)| (id.clone(), found[0].3)).min_by_key(|(_, line)| *line)?;
+        self.used.insert(id.clone());
+        Some(Err(At::new(&self.mention_file, line).record(
+            "a mention of one of the sentences",
+            format!("sentence `{id}`, which is missing or could not be read"),
+            "remove the mention or add the sentence",
+        )))
+    }
 }
 
 fn mention(line: &str) -> Option<(&str, (usize, usize, &str))> {
     let mut parts = line.strip_prefix("@@")?.splitn(3, '|');
     let id = parts.next()?;
-    let (first, last) = parts.next()?.split_once(' ')?;
-    let (first, last) = (first.parse().ok()?, last.parse().ok()?);
-    Some((id, (first, last, parts.next()?)))
+    let (first, rest) = parts.next()?.split_once(' ')?;
+    let (last, text) = match parts.next() {
+        Some(text) => (rest, text),
+        // One line of the release lost its second bar (`11 11OCT-1`); the digits still end the numbers.
+        None => rest.split_at(rest.find(|c: char| !c.is_ascii_digit())?),
+    };
+    Some((id, (first.parse().ok()?, last.parse().ok()?, text)))
 }
 
 fn document(

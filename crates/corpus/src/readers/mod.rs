@@ -14,13 +14,21 @@ use crate::schema::{Content, Document, Language};
 use crate::source::{Encoding, Input, Source};
 
 pub mod bioc_xml;
+pub mod dialogue_json;
+pub mod dialogue_text;
 pub mod entity_json;
 pub mod evidence_csv;
-pub mod json_records;
+pub mod instruction_json;
+mod json_records;
 pub mod jsonl;
 pub mod keyed_qa;
+pub mod labelled_json;
+pub mod labelled_sentences;
+pub mod labelled_table;
 pub mod medtag;
+pub mod pair_table;
 pub mod pubtator;
+pub mod triples_json;
 
 /// A format and its options, as a card gives them: `format = { name = "pubtator", terminology = "MESH" }`.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -38,6 +46,22 @@ pub enum Format {
     KeyedQa(keyed_qa::Options),
     /// Evidence Inference: prompts and their annotations as CSV.
     EvidenceCsv(evidence_csv::Options),
+    /// JSON records with text and triples without offsets.
+    TriplesJson(triples_json::Options),
+    /// JSON records with text and label.
+    LabelledJson(labelled_json::Options),
+    /// Tables with text and labels.
+    LabelledTable(labelled_table::Options),
+    /// An archive of sentences and, beside them, their labels.
+    LabelledSentences(labelled_sentences::Options),
+    /// Tables of text pairs.
+    PairTable(pair_table::Options),
+    /// JSON records of instruction, input and output.
+    InstructionJson(instruction_json::Options),
+    /// Dialogues as JSON arrays of utterances.
+    DialogueJson(dialogue_json::Options),
+    /// Dialogues as plain text.
+    DialogueText(dialogue_text::Options),
     /// Documents in this crate's schema, one per line.
     Jsonl(jsonl::Options),
 }
@@ -114,6 +138,14 @@ pub fn read_from<S: Source + ?Sized>(
         Format::EntityJson(options) => files.each(|input| entity_json::read(input, options))?,
         Format::KeyedQa(options) => keyed_qa::read(&files, options)?,
         Format::EvidenceCsv(options) => evidence_csv::read(&files, options)?,
+        Format::TriplesJson(options) => triples_json::read(&files, options)?,
+        Format::LabelledJson(options) => files.each(|input| labelled_json::read(input, options))?,
+        Format::LabelledTable(options) => files.each(|input| labelled_table::read(input, options))?,
+        Format::LabelledSentences(options) => labelled_sentences::read(&files, options)?,
+        Format::PairTable(options) => files.each(|input| pair_table::read(input, options))?,
+        Format::InstructionJson(options) => files.each(|input| instruction_json::read(input, options))?,
+        Format::DialogueJson(options) => files.each(|input| dialogue_json::read(input, options))?,
+        Format::DialogueText(options) => files.each(|input| dialogue_text::read(input, options))?,
         Format::Jsonl(_) => files.each(jsonl::read)?,
     };
     Ok(Documents {
