@@ -78,8 +78,11 @@ pub fn collect(
         step(&source.dataset);
         exclude(source, catalog, source_dir, &mut forbidden)?;
     }
-    let mut report =
-        TextReport { version: env!("CARGO_PKG_VERSION"), excluded_texts: forbidden.len(), ..TextReport::default() };
+    let mut report = TextReport {
+        version: env!("CARGO_PKG_VERSION"),
+        excluded_texts: forbidden.len(),
+        ..TextReport::default()
+    };
     std::fs::create_dir_all(out).map_err(|source| TextError::Io { path: out.into(), source })?;
     let mut files = Files { out, open: BTreeMap::new() };
     let mut seen: HashSet<u64> = HashSet::new();
@@ -142,7 +145,11 @@ fn between(document: &TextDocument, against: &str) -> String {
 
 type Identified = (TextDocument, Option<(IdSpace, String)>);
 
-fn read_source(source: &TextSource, catalog: &Catalog, source_dir: &Path) -> Result<Vec<Identified>, TextError> {
+fn read_source(
+    source: &TextSource,
+    catalog: &Catalog,
+    source_dir: &Path,
+) -> Result<Vec<Identified>, TextError> {
     let Layout::Card { splits } = &source.layout else {
         let with_id = |document: TextDocument| {
             let id = document.pmid.clone().map(|pmid| (IdSpace::Pmid, pmid));
@@ -213,7 +220,8 @@ impl Files<'_> {
     fn write(&mut self, name: &str, document: &TextDocument) -> Result<(), TextError> {
         if !self.open.contains_key(name) {
             let path = self.out.join(format!("{name}.jsonl.tmp"));
-            let file = std::fs::File::create(&path).map_err(|source| TextError::Io { path: path.clone(), source })?;
+            let file = std::fs::File::create(&path)
+                .map_err(|source| TextError::Io { path: path.clone(), source })?;
             self.open.insert(name.to_owned(), (path, std::io::BufWriter::new(file)));
         }
         let (path, file) = self.open.get_mut(name).expect("it was just opened");
@@ -248,13 +256,20 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let dir = folder.path().join("made_up");
         std::fs::create_dir(&dir).unwrap();
-        let secret = "Naloxone reverses the antihypertensive effect of clonidine in unanesthetized hypertensive rats.";
+        let secret =
+            "Naloxone reverses the antihypertensive effect of clonidine in unanesthetized hypertensive rats.";
         std::fs::write(dir.join("test.txt"), format!("111|t|{secret}\n111|a|\n")).unwrap();
         let train = [
             ("111", "Some other text of the same article, long enough to be kept as a document.".to_owned()),
             ("222", format!("A longer text. {secret} It goes on for quite a while after the sentence.")),
-            ("333", "Metformin lowered fasting glucose in forty adults with newly found diabetes.".to_owned()),
-            ("444", "Metformin lowered  fasting glucose in forty adults with newly found diabetes".to_owned()),
+            (
+                "333",
+                "Metformin lowered fasting glucose in forty adults with newly found diabetes.".to_owned(),
+            ),
+            (
+                "444",
+                "Metformin lowered  fasting glucose in forty adults with newly found diabetes".to_owned(),
+            ),
             ("555", "Too short.".to_owned()),
         ];
         let lines: String = train.iter().map(|(id, text)| format!("{id}|t|{text}\n{id}|a|\n")).collect();

@@ -9,7 +9,12 @@ use super::archive::{decode_text, members, read_bytes};
 use super::{Layout, TextDocument, TextError, TextSource};
 
 /// Appends the texts of one file.
-pub(super) fn read(source: &TextSource, file: &str, path: &Path, out: &mut Vec<TextDocument>) -> Result<(), TextError> {
+pub(super) fn read(
+    source: &TextSource,
+    file: &str,
+    path: &Path,
+    out: &mut Vec<TextDocument>,
+) -> Result<(), TextError> {
     let mut push = |pmid: Option<String>, text: String| {
         let text = text.trim();
         if !text.is_empty() || matches!(source.layout, Layout::Ids {}) {
@@ -83,7 +88,9 @@ fn pubtator(text: &str, push: &mut Push<'_>) {
     let mut body = String::new();
     for line in text.lines() {
         let mut parts = line.splitn(3, '|');
-        let (Some(number), Some(kind), Some(content)) = (parts.next(), parts.next(), parts.next()) else { continue };
+        let (Some(number), Some(kind), Some(content)) = (parts.next(), parts.next(), parts.next()) else {
+            continue;
+        };
         if !matches!(kind, "t" | "a") || !number.chars().all(|c| c.is_ascii_digit()) {
             continue;
         }
@@ -98,7 +105,13 @@ fn pubtator(text: &str, push: &mut Push<'_>) {
     push(Some(id), body);
 }
 
-fn xml(path: &Path, text: &str, record: &str, fields: &[String], push: &mut Push<'_>) -> Result<(), TextError> {
+fn xml(
+    path: &Path,
+    text: &str,
+    record: &str,
+    fields: &[String],
+    push: &mut Push<'_>,
+) -> Result<(), TextError> {
     let damaged = |error: &dyn std::fmt::Display, at: u64| TextError::Layout {
         path: path.into(),
         expected: "well-formed XML".into(),
@@ -211,8 +224,10 @@ fn table(
     columns: &[usize],
     push: &mut Push<'_>,
 ) -> Result<(), TextError> {
-    let wrong = |found: String| TextError::Layout { path: path.into(), expected: "separated values".into(), found };
-    let delimiter = u8::try_from(delimiter).map_err(|_| wrong(format!("the delimiter `{delimiter}`, not one byte")))?;
+    let wrong =
+        |found: String| TextError::Layout { path: path.into(), expected: "separated values".into(), found };
+    let delimiter =
+        u8::try_from(delimiter).map_err(|_| wrong(format!("the delimiter `{delimiter}`, not one byte")))?;
     let mut reader = csv::ReaderBuilder::new()
         .delimiter(delimiter)
         .has_headers(header)
@@ -267,8 +282,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir(folder.path().join("made_up")).unwrap();
         std::fs::write(folder.path().join("made_up").join(name), content).unwrap();
-        let source =
-            TextSource { dataset: "made_up".into(), language: Language::En, files: vec![name.into()], layout };
+        let source = TextSource {
+            dataset: "made_up".into(),
+            language: Language::En,
+            files: vec![name.into()],
+            layout,
+        };
         let documents = super::super::read_text(&source, folder.path()).unwrap();
         documents.into_iter().map(|document| (document.id, document.text)).collect()
     }
@@ -281,13 +300,15 @@ mod tests {
             Layout::Pubtator {},
         );
         assert_eq!(found, [("12345".into(), "A title. An abstract.".into()), ("99999".into(), "B.".into())]);
-        let names = ["a/PMID-123.txt", "a/456.txt", "PMC-1310901-00-TIAB.txt", "DDI-DrugBank.d4.txt"].map(pmid);
+        let names =
+            ["a/PMID-123.txt", "a/456.txt", "PMC-1310901-00-TIAB.txt", "DDI-DrugBank.d4.txt"].map(pmid);
         assert_eq!(names, [Some("123".into()), Some("456".into()), None, None]);
     }
 
     #[test]
     fn xml_takes_elements_and_attributes() {
-        let content = "<all><q><t>What is  &lt;X&gt;?</t><skip>no</skip><a>An <b>X</b> &amp; more</a></q></all>";
+        let content =
+            "<all><q><t>What is  &lt;X&gt;?</t><skip>no</skip><a>An <b>X</b> &amp; more</a></q></all>";
         let layout = Layout::Xml { record: "q".into(), fields: vec!["t".into(), "a".into()] };
         assert_eq!(texts("a.xml", content, layout)[0].1, "What is <X>?\nAn X & more");
         let content = "<d><s text=\"One &quot;two&quot;.\"/><s text=\"Three.\"/></d>";
@@ -298,7 +319,8 @@ mod tests {
     #[test]
     fn json_takes_keys_at_any_depth() {
         let layout = || Layout::Json { fields: vec!["text".into()] };
-        let expected = [("a.json:0".to_owned(), "甲\n乙".to_owned()), ("a.json:1".to_owned(), "丙".to_owned())];
+        let expected =
+            [("a.json:0".to_owned(), "甲\n乙".to_owned()), ("a.json:1".to_owned(), "丙".to_owned())];
         let array = r#"[{"text":"甲","in":{"text":"乙","label":"no"}},{"text":"丙"}]"#;
         assert_eq!(texts("a.json", array, layout()), expected);
         let lines = "{\"text\":\"甲\",\"in\":{\"text\":\"乙\",\"label\":\"no\"}}\n\n{\"text\":\"丙\"}\n";

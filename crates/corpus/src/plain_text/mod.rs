@@ -155,9 +155,12 @@ impl TextRecipe {
     /// # Errors
     /// When the file cannot be read or is not a text recipe.
     pub fn load(path: &Path) -> Result<Self, TextError> {
-        let text = std::fs::read_to_string(path).map_err(|source| TextError::Io { path: path.into(), source })?;
-        toml::from_str(&text)
-            .map_err(|error| TextError::Recipe { path: path.into(), message: error.to_string().trim().to_owned() })
+        let text =
+            std::fs::read_to_string(path).map_err(|source| TextError::Io { path: path.into(), source })?;
+        toml::from_str(&text).map_err(|error| TextError::Recipe {
+            path: path.into(),
+            message: error.to_string().trim().to_owned(),
+        })
     }
 }
 
