@@ -86,6 +86,7 @@ fn benchmarks(source: &Path) -> Outcome<LeakIndex> {
     let cards = [
         (catalog.card("bc5cdr")?, vec!["dev", "test"]),
         (catalog.card("ncbi_disease")?, vec!["dev", "test"]),
+        (catalog.card("hallmarks_of_cancer")?, vec!["dev", "test"]),
         (catalog.card("pubmed_qa")?, vec!["train", "test"]),
         (&biored, vec!["train", "dev"]),
     ];

@@ -28,6 +28,9 @@ cards![
     "mqp",
     "ncbi_disease",
     "pubmed_qa",
+    "sample_drugprot",
+    "sample_evidence_inference",
+    "sample_genetag",
     "tcm_sd_tc",
 ];
 
