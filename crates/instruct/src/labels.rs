@@ -53,6 +53,11 @@ impl LabelNames {
         &self.names
     }
 
+    /// Keeps only the labels with these source spellings.
+    pub fn retain(&mut self, sources: &[String]) {
+        self.names.retain(|name| sources.contains(&name.source));
+    }
+
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.names.is_empty()
@@ -120,6 +125,13 @@ pub struct DatasetLabels {
 }
 
 impl DatasetLabels {
+    /// Keeps only the labels with these source spellings, of whatever kind.
+    pub fn retain(&mut self, sources: &[String]) {
+        self.entities.retain(sources);
+        self.relations.retain(sources);
+        self.classes.retain(sources);
+    }
+
     /// Adds the labels of a document that are not yet known, under their own spelling. Where a card names none, the
     /// label sets are what its documents use.
     pub fn observe(&mut self, document: &Document) {

@@ -11,12 +11,22 @@
 pub mod answers;
 mod atomic;
 pub mod conversation;
+mod draw;
 mod error;
 pub mod labels;
+pub mod mix;
 pub mod projection;
-pub mod projection;
+pub mod prompt;
+pub mod question;
+pub mod template;
+pub mod units;
 
 pub use answers::{Answer, AnswerFormat, AnswerSpec, Triple, Unparsable, Unrenderable};
 pub use conversation::{Conversation, ConversationReader, ConversationWriter, Turn};
 pub use error::Error;
 pub use labels::{DatasetLabels, LabelName, LabelNames};
+pub use mix::MixRecipe;
+pub use prompt::{Ask, AskOptions, Asked, Prompt, PromptBuilder, Skip};
+pub use question::{PromptTask, Question};
+pub use template::{Template, Templates};
+pub use units::Unit;
