@@ -17,6 +17,7 @@
 
 pub mod card;
 pub mod catalog;
+pub mod checks;
 pub mod error;
 pub mod leak;
 pub mod offsets;
@@ -27,6 +28,7 @@ pub mod source;
 
 pub use card::Card;
 pub use catalog::Catalog;
+pub use checks::{CheckReport, check};
 pub use error::Error;
 pub use leak::LeakIndex;
 pub use readers::{Documents, read, read_from};
