@@ -107,6 +107,9 @@ pub enum TrainError {
     /// The model could not be loaded, trained or saved.
     #[error(transparent)]
     Model(#[from] taiyi_model::Error),
+    /// The tokenizer or the chat format could not be loaded, or does not fit the model.
+    #[error(transparent)]
+    Tokenizer(#[from] taiyi_model::tokenizer::TokenizerError),
     /// The loss plot could not be drawn.
     #[error("{}: cannot draw the loss: {message}", path.display())]
     Plot {

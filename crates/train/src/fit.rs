@@ -20,7 +20,7 @@ use crate::{TrainError, plot};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Instant;
 use taiyi_model::{Checkpoint, PackedBatch, StepOptions};
 
@@ -103,10 +103,8 @@ impl<L: Learner + ?Sized> Run<'_, L> {
         let total_steps = self.total_steps();
         let schedule = self.recipe.schedule_for(total_steps);
         let checkpoints = self.out.join("checkpoints");
+        check_unoccupied(self.out, self.resume)?;
         let found = checkpoint::newest(&checkpoints)?;
-        if !self.resume && (found.is_some() || self.out.join("manifest.json").exists()) {
-            return Err(TrainError::Occupied { path: self.out.to_owned() });
-        }
         fs::create_dir_all(self.out).map_err(TrainError::file(self.out, "cannot create"))?;
         let recipe_text = self.recipe.to_toml();
         let recipe_path = self.out.join("recipe.toml");
@@ -372,6 +370,16 @@ pub(crate) fn kernel_precision(precision: Precision) -> taiyi_kernels::Precision
     }
 }
 
+/// Refuses a folder that holds a run, unless the run is to go on.
+pub(crate) fn check_unoccupied(out: &Path, resume: bool) -> Result<(), TrainError> {
+    let occupied =
+        out.join("manifest.json").exists() || checkpoint::newest(&out.join("checkpoints"))?.is_some();
+    if occupied && !resume {
+        return Err(TrainError::Occupied { path: out.to_owned() });
+    }
+    Ok(())
+}
+
 fn not_a_number<'a>(
     step: u64,
     what: &str,
@@ -389,7 +397,7 @@ fn not_a_number<'a>(
 
 /// Writes a sibling and renames it.
 pub(crate) fn replace(path: &Path, content: &[u8]) -> Result<(), TrainError> {
-    let partial: PathBuf = path.with_extension("partial");
+    let partial = path.with_extension("partial");
     fs::write(&partial, content)
         .and_then(|()| fs::rename(&partial, path))
         .map_err(TrainError::file(path, "cannot write"))

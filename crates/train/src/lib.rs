@@ -17,6 +17,7 @@
 
 mod checkpoint;
 pub mod data;
+mod decoder;
 mod error;
 mod fit;
 mod learner;
@@ -29,8 +30,10 @@ mod plot;
 pub mod recipe;
 pub mod schedule;
 mod shuffle;
+mod train;
 mod validate;
 
+pub use decoder::DecoderLearner;
 pub use error::TrainError;
 pub use fit::{HeldOut, Run, Summary};
 pub use learner::Learner;
@@ -38,4 +41,5 @@ pub use metrics::{Held, Record};
 pub use observer::{Next, Observer, RunPlan, Silent};
 pub use plan::MemoryPlan;
 pub use recipe::{Overrides, Recipe};
+pub use train::{evaluate_bits_per_byte, train};
 pub use validate::{BitsPerByte, TokenBytes, Windows, bits_per_byte};

@@ -40,7 +40,7 @@ pub enum Next {
 }
 
 /// Hears of everything that happens in a run; every method has a default that does nothing.
-pub trait Observer<L: ?Sized = taiyi_model::Decoder> {
+pub trait Observer<L: ?Sized = crate::DecoderLearner> {
     /// Data, model and plan are ready; the first step follows.
     fn starting(&mut self, _plan: &RunPlan<'_>) {}
 

@@ -24,7 +24,7 @@ pub enum Kind {
     Sft,
 }
 
-/// How frozen weights are stored.
+/// How frozen weights are stored, and a fully trained model is saved. Trainable numbers are f32 in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Dtype {
@@ -75,6 +75,9 @@ pub struct Validation {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Recipe {
+    /// The file it was read from, for messages.
+    #[serde(skip)]
+    pub origin: PathBuf,
     /// What to train on.
     pub kind: Kind,
     /// Name of the stage, as it stands in every line of `metrics.jsonl`.
@@ -124,6 +127,9 @@ pub struct Recipe {
     /// Scale by `lora_alpha / sqrt(lora_rank)` (rank-stabilised LoRA).
     #[serde(default)]
     pub lora_rslora: bool,
+    /// Train a magnitude for every row beside its direction (DoRA).
+    #[serde(default)]
+    pub lora_dora: bool,
 
     /// Peak learning rate.
     pub learning_rate: f64,
@@ -262,9 +268,7 @@ impl Recipe {
     /// [`TrainError::Recipe`] names file, line and key; [`TrainError::Value`] names a value outside its range.
     pub fn load(path: &Path) -> Result<Self, TrainError> {
         let text = std::fs::read_to_string(path).map_err(TrainError::file(path, "cannot read the recipe"))?;
-        let recipe = read::parse(path, &text)?;
-        recipe.check(path)?;
-        Ok(recipe)
+        Self::parse(path, &text)
     }
 
     /// Reads and checks a recipe from TOML text; `origin` is what errors call it.
@@ -273,8 +277,9 @@ impl Recipe {
     ///
     /// As [`Recipe::load`].
     pub fn parse(origin: &Path, text: &str) -> Result<Self, TrainError> {
-        let recipe = read::parse(origin, text)?;
-        recipe.check(origin)?;
+        let mut recipe = read::parse(origin, text)?;
+        recipe.origin = origin.to_owned();
+        recipe.check()?;
         Ok(recipe)
     }
 
@@ -331,15 +336,17 @@ impl Recipe {
         }
     }
 
-    /// Checks what the types cannot say. `origin` is the file that errors name.
+    pub(crate) fn wrong(&self, key: &'static str, found: String, expected: &str) -> TrainError {
+        TrainError::Value { file: self.origin.clone(), key, found, expected: expected.to_owned() }
+    }
+
+    /// Checks what the types cannot say.
     ///
     /// # Errors
     ///
     /// [`TrainError::Value`] for the first value outside its range.
-    pub fn check(&self, origin: &Path) -> Result<(), TrainError> {
-        let wrong = |key: &'static str, found: String, expected: &str| {
-            Err(TrainError::Value { file: origin.to_owned(), key, found, expected: expected.to_owned() })
-        };
+    pub fn check(&self) -> Result<(), TrainError> {
+        let wrong = |key, found: String, expected: &str| Err(self.wrong(key, found, expected));
         let zero = [
             ("max_length", self.max_length),
             ("per_device_batch", self.per_device_batch),
