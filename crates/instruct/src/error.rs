@@ -46,14 +46,9 @@ pub enum Error {
         /// What it holds.
         found: String,
     },
-    /// A dataset could not be opened.
-    #[error("{dataset}: could not be read: {found}")]
-    Dataset {
-        /// The dataset's id.
-        dataset: String,
-        /// What its reader said.
-        found: String,
-    },
+    /// A source file is broken or of another format than its card says.
+    #[error(transparent)]
+    Corpus(#[from] taiyi_corpus::Error),
 }
 
 impl Error {

@@ -1,6 +1,7 @@
 //! What labels are called in prompts and answers: a source's spelling against a readable name in each language.
 
 use serde::{Deserialize, Serialize};
+use taiyi_corpus::card::{Card, Label, Labels};
 use taiyi_corpus::schema::{Content, Document, Language};
 
 /// One label of a dataset: an entity type, a relation type or a class.
@@ -56,6 +57,15 @@ impl LabelNames {
     /// Keeps only the labels with these source spellings.
     pub fn retain(&mut self, sources: &[String]) {
         self.names.retain(|name| sources.contains(&name.source));
+    }
+
+    /// Calls labels otherwise: each of `names` replaces the readable names of the label with its source spelling.
+    pub fn rename(&mut self, names: &[LabelName]) {
+        for name in &mut self.names {
+            if let Some(other) = names.iter().find(|other| other.source == name.source) {
+                name.clone_from(other);
+            }
+        }
     }
 
     /// Whether there is none.
@@ -120,8 +130,28 @@ pub struct DatasetLabels {
     pub relations: LabelNames,
     /// Classes of texts or pairs.
     pub classes: LabelNames,
-    /// Whether a text may have several classes, or none.
+    /// Whether a text may have several classes, or none. A card does not say; recipes and benchmarks do.
     pub multi_label: bool,
+}
+
+impl From<&Card> for DatasetLabels {
+    fn from(card: &Card) -> Self {
+        let names = |labels: &[Label]| {
+            let name = |label: &Label| LabelName {
+                source: label.name.clone(),
+                en: label.en.clone(),
+                zh: label.zh.clone(),
+            };
+            LabelNames::new(labels.iter().map(name).collect())
+        };
+        let Labels { entities, relations, labels, .. } = &card.labels;
+        Self {
+            entities: names(entities),
+            relations: names(relations),
+            classes: names(labels),
+            multi_label: false,
+        }
+    }
 }
 
 impl DatasetLabels {
@@ -130,6 +160,13 @@ impl DatasetLabels {
         self.entities.retain(sources);
         self.relations.retain(sources);
         self.classes.retain(sources);
+    }
+
+    /// Calls labels otherwise, of whatever kind: that is how several types of a source become one.
+    pub fn rename(&mut self, names: &[LabelName]) {
+        self.entities.rename(names);
+        self.relations.rename(names);
+        self.classes.rename(names);
     }
 
     /// Adds the labels of a document that are not yet known, under their own spelling. Where a card names none, the
@@ -142,7 +179,6 @@ impl DatasetLabels {
             }
             Content::Tc(tc) => {
                 tc.labels.iter().for_each(|label| self.classes.add_plain(label));
-                self.multi_label |= tc.labels.len() != 1;
             }
             Content::Tp(tp) => self.classes.add_plain(&tp.label),
             Content::Qa(_) | Content::Mrd(_) | Content::Mt(_) | Content::Tt(_) => {}

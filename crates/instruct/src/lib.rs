@@ -10,6 +10,7 @@
 
 pub mod answers;
 mod atomic;
+pub mod build;
 pub mod conversation;
 mod draw;
 mod error;
@@ -18,15 +19,21 @@ pub mod mix;
 pub mod projection;
 pub mod prompt;
 pub mod question;
+pub mod roundtrip;
+pub mod show;
+pub mod source;
+mod spool;
 pub mod template;
 pub mod units;
 
 pub use answers::{Answer, AnswerFormat, AnswerSpec, Triple, Unparsable, Unrenderable};
+pub use build::{BuildReport, build};
 pub use conversation::{Conversation, ConversationReader, ConversationWriter, Turn};
 pub use error::Error;
 pub use labels::{DatasetLabels, LabelName, LabelNames};
 pub use mix::MixRecipe;
 pub use prompt::{Ask, AskOptions, Asked, Prompt, PromptBuilder, Skip};
 pub use question::{PromptTask, Question};
+pub use source::{CardSource, DocumentSource};
 pub use template::{Template, Templates};
 pub use units::Unit;

@@ -8,6 +8,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
+use crate::labels::LabelName;
 use crate::prompt::{Ask, AskOptions};
 use crate::units::Unit;
 
@@ -56,7 +57,7 @@ pub struct DatasetMix {
     pub splits: Vec<String>,
     /// What is asked of each document.
     pub tasks: Vec<Ask>,
-    /// Conversations of this entry at most, drawn evenly over its documents.
+    /// Conversations of this entry at most, drawn.
     #[serde(default)]
     pub cap: Option<usize>,
     /// Conversations of this entry per label of the answer at most: a rare label is kept whole, a frequent one is cut.
@@ -89,6 +90,12 @@ pub struct DatasetMix {
     /// Only these types of entities or relations, or classes, as the source spells them; all where left out.
     #[serde(default)]
     pub only: Option<Vec<String>>,
+    /// Other readable names for source labels; labels given one name are asked and answered as one.
+    #[serde(default)]
+    pub rename: Vec<LabelName>,
+    /// Whether a text may have several classes, or none.
+    #[serde(default)]
+    pub multi_label: bool,
     /// The training stage that first learns these conversations, 1 or 2; where left out, the category decides.
     #[serde(default)]
     pub stage: Option<u8>,
