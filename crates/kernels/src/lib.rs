@@ -27,6 +27,7 @@ mod norm;
 mod optimizer;
 mod rope;
 mod scratch;
+mod simd;
 #[cfg(test)]
 mod testing;
 mod threads;

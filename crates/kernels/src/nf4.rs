@@ -196,7 +196,16 @@ impl DoubleAbsmax {
 
 /// The code nearest to `x`, the lower of two equally near: how many midpoints between neighbours lie below `x`.
 fn nf4_code(x: f32) -> u8 {
-    NF4_CODES.windows(2).filter(|pair| x > (pair[0] + pair[1]) * 0.5).count() as u8
+    const MIDPOINTS: [f32; 15] = {
+        let mut midpoints = [0.0; 15];
+        let mut i = 0;
+        while i < 15 {
+            midpoints[i] = (NF4_CODES[i] + NF4_CODES[i + 1]) * 0.5;
+            i += 1;
+        }
+        midpoints
+    };
+    MIDPOINTS.iter().map(|&midpoint| u8::from(x > midpoint)).sum()
 }
 
 /// The code of `map`, which ascends, nearest to `x`; the lower of two equally near.

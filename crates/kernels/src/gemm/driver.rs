@@ -3,6 +3,8 @@
 //! Sums over `k` are cut into blocks whose size follows from `k` alone; each block is summed in registers and added to
 //! the output. Neither the other sizes nor the threads change that.
 
+use std::ops::Range;
+
 use super::pack::{Format, Operand, Piece};
 use super::tile::{SCALAR, Tiles};
 use crate::level::Level;
@@ -14,6 +16,9 @@ const BLOCK_STEPS: usize = 320;
 
 /// Packed words of the panels that all threads share: 4 MiB, a part of the last-level cache.
 const SHARED_WORDS: usize = 1 << 20;
+
+/// Packed words of the panels of B that one thread uses again and again: 512 KiB, half of a second-level cache.
+const GROUP_WORDS: usize = 1 << 17;
 
 /// Products of fewer multiplications stay on the calling thread: they take less time than waking another.
 const SERIAL_PRODUCTS: usize = 64 * 1024;
@@ -99,7 +104,7 @@ impl Product<'_> {
     }
 
     /// All rows of C, the columns of one panel from `j`, one group of blocks of `k`.
-    fn column_panel(&self, tiles: &Tiles, j: usize, k_group: std::ops::Range<usize>, packed_a: &[u32], c: &Parts<f32>) {
+    fn column_panel(&self, tiles: &Tiles, j: usize, k_group: Range<usize>, packed_a: &[u32], c: &Parts<f32>) {
         let width = tiles.width(self.n, j);
         let block = self.block();
         scratch::with::<u32, _>(Slot::OwnPack, self.format.steps(block) * width, |panel_b| {
@@ -141,15 +146,27 @@ impl Product<'_> {
                     let shared = Parts::new(packed_b);
                     // Panel p of block b starts at (b * packed_width + p * tile columns) * steps.
                     let start = |b: usize, panel: usize| (b * packed_width + panel * tiles.cols) * steps;
-                    parallel(group_blocks * panels, |task| {
-                        let (b, panel) = (task / panels, task % panels);
-                        let (k, j) = (k0 + b * block, j0 + panel * tiles.cols);
+                    // A task is a panel where panels are contiguous in memory, else a strip of all panels.
+                    let block_strips = strips(self.b.along_k, block).count();
+                    let block_tasks = if self.b.along_k { panels } else { block_strips };
+                    parallel(group_blocks * block_tasks, |task| {
+                        let (b, part) = (task / block_tasks, task % block_tasks);
+                        let k = k0 + b * block;
                         let len = block.min(k_group.end - k);
-                        let width = tiles.width(j_range.end, j);
-                        let lines = width.min(j_range.end - j);
-                        // SAFETY: the place of a panel belongs to its task.
-                        let target = unsafe { shared.part(start(b, panel), self.format.steps(len) * width) };
-                        self.b.pack(self.level, self.format, Piece { line: j, lines, k, len }, width, target);
+                        let panel_range = if self.b.along_k { part..part + 1 } else { 0..panels };
+                        let strip = if self.b.along_k { Some(0..len) } else { strips(false, len).nth(part) };
+                        let Some(strip) = strip else { return };
+                        for panel in panel_range {
+                            let j = j0 + panel * tiles.cols;
+                            let width = tiles.width(j_range.end, j);
+                            let lines = width.min(j_range.end - j);
+                            let (from, to) = (self.format.steps(strip.start), self.format.steps(strip.end));
+                            // SAFETY: this piece of the panel belongs to this task.
+                            let target =
+                                unsafe { shared.part(start(b, panel) + from * width, (to - from) * width) };
+                            let piece = Piece { line: j, lines, k: k + strip.start, len: strip.len() };
+                            self.b.pack(self.level, self.format, piece, width, target);
+                        }
                     });
                     let packed_b = &*packed_b;
                     parallel(tasks, |task| {
@@ -160,12 +177,17 @@ impl Product<'_> {
                                 let len = block.min(k_group.end - k);
                                 let steps = self.format.steps(len);
                                 self.pack_rows(&tiles, rows.clone(), k..k + len, packed_a);
-                                for panel in 0..panels {
-                                    let j = j0 + panel * tiles.cols;
-                                    let width = tiles.width(j_range.end, j);
-                                    let panel_b = &packed_b[start(b, panel)..][..steps * width];
-                                    self.tile_rows(&tiles, rows.clone(), j, k, steps, packed_a, panel_b, c);
-                                }
+                                let packed_b = &packed_b[start(b, 0)..];
+                                self.tile_block(
+                                    &tiles,
+                                    rows.clone(),
+                                    j_range.clone(),
+                                    k,
+                                    steps,
+                                    packed_a,
+                                    packed_b,
+                                    c,
+                                );
                             }
                         });
                     });
@@ -174,19 +196,55 @@ impl Product<'_> {
         }
     }
 
+    /// The tiles of `rows` and `columns` for one block of `k`.
+    ///
+    /// The panels of B are used in groups that stay in the second-level cache; within a group a panel of A stays in the
+    /// first and C is written along its rows.
+    fn tile_block(
+        &self,
+        tiles: &Tiles,
+        rows: Range<usize>,
+        columns: Range<usize>,
+        k: usize,
+        steps: usize,
+        packed_a: &[u32],
+        packed_b: &[u32],
+        c: &Parts<f32>,
+    ) {
+        let full_steps = self.format.steps(self.block());
+        let group = (GROUP_WORDS / (full_steps * tiles.cols)).max(1) * tiles.cols;
+        for j_group in columns.clone().step_by(group) {
+            for i in rows.clone().step_by(tiles.rows) {
+                let lines = tiles.rows.min(rows.end - i);
+                let panel_a = &packed_a[steps * (i - rows.start)..][..steps * lines];
+                for j in (j_group..columns.end.min(j_group + group)).step_by(tiles.cols) {
+                    let width = tiles.width(columns.end, j);
+                    let panel_b = &packed_b[full_steps * (j - columns.start)..][..steps * width];
+                    self.tile_rows(tiles, i..i + lines, j, k, steps, panel_a, panel_b, c);
+                }
+            }
+        }
+    }
+
     /// Packs rows of A, block after block of `k`, panel after panel.
-    fn pack_rows(&self, tiles: &Tiles, rows: std::ops::Range<usize>, k_group: std::ops::Range<usize>, packed: &mut [u32]) {
+    fn pack_rows(&self, tiles: &Tiles, rows: Range<usize>, k_group: Range<usize>, packed: &mut [u32]) {
         let block = self.block();
-        let mut at = 0;
+        let mut packed = packed;
         for k in k_group.clone().step_by(block) {
             let len = block.min(k_group.end - k);
-            for line in rows.clone().step_by(tiles.rows) {
-                let lines = tiles.rows.min(rows.end - line);
-                let words = self.format.steps(len) * lines;
-                let piece = Piece { line, lines, k, len };
-                self.a.pack(self.level, self.format, piece, lines, &mut packed[at..at + words]);
-                at += words;
+            let steps = self.format.steps(len);
+            let (here, rest) = packed.split_at_mut(steps * rows.len());
+            for strip in strips(self.a.along_k, len) {
+                for line in rows.clone().step_by(tiles.rows) {
+                    let lines = tiles.rows.min(rows.end - line);
+                    let panel = &mut here[steps * (line - rows.start)..][..steps * lines];
+                    let target = &mut panel
+                        [self.format.steps(strip.start) * lines..self.format.steps(strip.end) * lines];
+                    let piece = Piece { line, lines, k: k + strip.start, len: strip.len() };
+                    self.a.pack(self.level, self.format, piece, lines, target);
+                }
             }
+            packed = rest;
         }
     }
 
@@ -194,7 +252,7 @@ impl Product<'_> {
     fn tile_rows(
         &self,
         tiles: &Tiles,
-        rows: std::ops::Range<usize>,
+        rows: Range<usize>,
         j: usize,
         k: usize,
         steps: usize,
@@ -227,4 +285,11 @@ impl Product<'_> {
             }
         }
     }
+}
+
+/// The pieces of a block of `k` in which it is packed: rows of memory that hold many lines are read once, from end to end.
+fn strips(along_k: bool, len: usize) -> impl Iterator<Item = Range<usize>> {
+    const STRIP: usize = 32;
+    let strip = if along_k { len } else { STRIP };
+    (0..len).step_by(strip).map(move |from| from..len.min(from + strip))
 }

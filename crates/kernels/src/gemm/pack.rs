@@ -74,7 +74,8 @@ impl Operand<'_> {
         let mut values = [0.0_f32; AT_ONCE];
         // `(outer, inner)` is `(line, k)` or `(k, line)`, whichever has its inner elements side by side.
         let (outer, inner) = if self.along_k { (piece.lines, piece.len) } else { (piece.len, piece.lines) };
-        let (outer_first, inner_first) = if self.along_k { (piece.line, piece.k) } else { (piece.k, piece.line) };
+        let (outer_first, inner_first) =
+            if self.along_k { (piece.line, piece.k) } else { (piece.k, piece.line) };
         for o in 0..outer {
             for i0 in (0..inner).step_by(AT_ONCE) {
                 let count = AT_ONCE.min(inner - i0);

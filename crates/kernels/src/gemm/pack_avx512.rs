@@ -34,16 +34,35 @@ pub(super) unsafe fn pack(operand: &Operand, format: Format, piece: Piece, width
     } else {
         (k * operand.stride + line, (k + len - 1) * operand.stride + line + lines)
     };
-    assert!(last <= operand.values.len() && panel.len() >= format.steps(len) * width, "piece outside its operand");
+    assert!(
+        last <= operand.values.len() && panel.len() >= format.steps(len) * width,
+        "piece outside its operand"
+    );
     let panel = panel.as_mut_ptr();
     // SAFETY: the piece lies in the operand and the panel holds it (checked above).
     unsafe {
         match operand.values {
             Weight::F32(values) => {
-                pack_source(Source::F32(values.as_ptr()).at(first), operand, format, lines, len, width, panel);
+                pack_source(
+                    Source::F32(values.as_ptr()).at(first),
+                    operand,
+                    format,
+                    lines,
+                    len,
+                    width,
+                    panel,
+                );
             }
             Weight::Bf16(values) => {
-                pack_source(Source::Bf16(values.as_ptr().cast()).at(first), operand, format, lines, len, width, panel);
+                pack_source(
+                    Source::Bf16(values.as_ptr().cast()).at(first),
+                    operand,
+                    format,
+                    lines,
+                    len,
+                    width,
+                    panel,
+                );
             }
             Weight::Nf4(matrix) => {
                 // Dequantised in pieces that stay in the first cache, and packed from there.
@@ -61,13 +80,26 @@ pub(super) unsafe fn pack(operand: &Operand, format: Format, piece: Piece, width
                             let source = Source::F32(values.as_ptr());
                             let target = panel.add(format.steps(k0) * width + group);
                             let lanes = 16.min(width - group);
-                            along_k_dispatch(source, AT_ONCE, format, group_lines, lanes, count, width, target);
+                            along_k_dispatch(
+                                source,
+                                AT_ONCE,
+                                format,
+                                group_lines,
+                                lanes,
+                                count,
+                                width,
+                                target,
+                            );
                         }
                     }
                     for group in (lines.next_multiple_of(16)..width).step_by(16) {
                         let lanes = lane_mask(width - group);
                         for step in 0..format.steps(len) {
-                            _mm512_mask_storeu_epi32(panel.add(step * width + group).cast(), lanes, _mm512_setzero_si512());
+                            _mm512_mask_storeu_epi32(
+                                panel.add(step * width + group).cast(),
+                                lanes,
+                                _mm512_setzero_si512(),
+                            );
                         }
                     }
                 } else {
@@ -77,10 +109,21 @@ pub(super) unsafe fn pack(operand: &Operand, format: Format, piece: Piece, width
                     for k0 in (0..len).step_by(AT_ONCE) {
                         let count = AT_ONCE.min(len - k0);
                         for i in 0..count {
-                            matrix.read((k + k0 + i) * operand.stride + line, &mut values[i * 64..i * 64 + lines]);
+                            matrix.read(
+                                (k + k0 + i) * operand.stride + line,
+                                &mut values[i * 64..i * 64 + lines],
+                            );
                         }
                         let source = Source::F32(values.as_ptr());
-                        across_k_dispatch(source, 64, format, lines, count, width, panel.add(format.steps(k0) * width));
+                        across_k_dispatch(
+                            source,
+                            64,
+                            format,
+                            lines,
+                            count,
+                            width,
+                            panel.add(format.steps(k0) * width),
+                        );
                     }
                 }
             }
@@ -136,7 +179,9 @@ unsafe fn along_k_dispatch(
     unsafe {
         match (source, format) {
             (Source::F32(x), Format::F32) => along_k::<F32>(x, stride, lines, lanes, len, width, panel),
-            (Source::F32(x), Format::Rounded) => along_k::<F32Rounded>(x, stride, lines, lanes, len, width, panel),
+            (Source::F32(x), Format::Rounded) => {
+                along_k::<F32Rounded>(x, stride, lines, lanes, len, width, panel)
+            }
             (Source::F32(x), Format::Pairs) => along_k_pairs_f32(x, stride, lines, lanes, len, width, panel),
             (Source::Bf16(x), Format::Pairs) => along_k_pairs(x, stride, lines, lanes, len, width, panel),
             (Source::Bf16(x), _) => along_k::<Bf16>(x, stride, lines, lanes, len, width, panel),
@@ -404,7 +449,14 @@ unsafe fn across_k<L: Load>(
 ///
 /// As [`across_k_dispatch`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-unsafe fn across_k_pairs(x: *const u16, stride: usize, lines: usize, len: usize, width: usize, panel: *mut u32) {
+unsafe fn across_k_pairs(
+    x: *const u16,
+    stride: usize,
+    lines: usize,
+    len: usize,
+    width: usize,
+    panel: *mut u32,
+) {
     // SAFETY: masks keep every access inside the piece and the panel.
     unsafe {
         for group in (0..width).step_by(16) {
@@ -414,7 +466,8 @@ unsafe fn across_k_pairs(x: *const u16, stride: usize, lines: usize, len: usize,
                 let x = x.wrapping_add(k * stride + group);
                 let low = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(from, x.cast()));
                 let second = if k + 1 < len { from } else { 0 };
-                let high = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(second, x.wrapping_add(stride).cast()));
+                let high =
+                    _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(second, x.wrapping_add(stride).cast()));
                 let words = _mm512_or_si512(low, _mm512_slli_epi32::<16>(high));
                 _mm512_mask_storeu_epi32(panel.add(k / 2 * width + group).cast(), to, words);
             }
@@ -426,7 +479,14 @@ unsafe fn across_k_pairs(x: *const u16, stride: usize, lines: usize, len: usize,
 ///
 /// As [`across_k_dispatch`]; the processor must have AVX512-BF16.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
-unsafe fn across_k_pairs_f32(x: *const f32, stride: usize, lines: usize, len: usize, width: usize, panel: *mut u32) {
+unsafe fn across_k_pairs_f32(
+    x: *const f32,
+    stride: usize,
+    lines: usize,
+    len: usize,
+    width: usize,
+    panel: *mut u32,
+) {
     // SAFETY: masks keep every access inside the piece and the panel.
     unsafe {
         for group in (0..width).step_by(16) {

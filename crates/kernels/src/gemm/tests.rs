@@ -69,22 +69,19 @@ fn reference(
     beta: f32,
     c: &[f32],
 ) -> Vec<f64> {
-    let dot = |len: usize, a_at: &dyn Fn(usize) -> usize, b_at: &dyn Fn(usize) -> usize| -> f64 {
-        (0..len).map(|l| rounded(precision, a[a_at(l)]) * rounded(precision, b[b_at(l)])).sum()
-    };
-    let (rows, cols) = match form {
-        Form::Linear => (m, n),
-        Form::InputGradient => (m, k),
-        Form::WeightGradient => (n, k),
+    let a: Vec<f64> = a.iter().map(|&x| rounded(precision, x)).collect();
+    let b: Vec<f64> = b.iter().map(|&x| rounded(precision, x)).collect();
+    // Rows and columns of C, length of the sums, and the steps in A and B for one row, one column and one term.
+    let (rows, cols, len, a_steps, b_steps) = match form {
+        Form::Linear => (m, n, k, (k, 1), (k, 1)),
+        Form::InputGradient => (m, k, n, (n, 1), (1, k)),
+        Form::WeightGradient => (n, k, m, (1, n), (1, k)),
     };
     (0..rows * cols)
         .map(|at| {
             let (i, j) = (at / cols, at % cols);
-            let sum = match form {
-                Form::Linear => dot(k, &|l| i * k + l, &|l| j * k + l),
-                Form::InputGradient => dot(n, &|l| i * n + l, &|l| l * k + j),
-                Form::WeightGradient => dot(m, &|l| l * n + i, &|l| l * k + j),
-            };
+            let sum: f64 =
+                (0..len).map(|l| a[i * a_steps.0 + l * a_steps.1] * b[j * b_steps.0 + l * b_steps.1]).sum();
             let old = if beta == 0.0 { 0.0 } else { f64::from(beta) * f64::from(c[at]) };
             f64::from(alpha) * sum + old
         })
@@ -116,7 +113,13 @@ fn sizes(form: Form, (m, n, k): (usize, usize, usize)) -> (usize, (usize, usize)
     }
 }
 
-fn compare(form: Form, precision: Precision, stored: Stored, shape: (usize, usize, usize), random: &mut Random) {
+fn compare(
+    form: Form,
+    precision: Precision,
+    stored: Stored,
+    shape: (usize, usize, usize),
+    random: &mut Random,
+) {
     let (a_len, (b_rows, b_cols), c_len) = sizes(form, shape);
     let a = random.vector(a_len);
     let b = Owned::new(stored, b_rows, b_cols, random);
@@ -169,7 +172,8 @@ fn shapes_with_several_blocks_and_tasks_equal_the_formula() {
 #[test]
 fn random_shapes_equal_the_formula() {
     let mut random = Random(11);
-    let shapes: Vec<_> = (0..12).map(|_| (1 + random.below(160), 1 + random.below(90), 1 + random.below(200))).collect();
+    let shapes: Vec<_> =
+        (0..12).map(|_| (1 + random.below(160), 1 + random.below(90), 1 + random.below(200))).collect();
     check_shapes(&shapes);
 }
 
@@ -209,7 +213,10 @@ fn a_row_does_not_depend_on_the_rows_beside_it() {
                         for m in [2, 7, 64, 113, 257] {
                             let mut together = vec![0.0; m * n];
                             linear(precision, m, n, k, 1.0, &x[..m * k], &w.weight(), 0.0, &mut together);
-                            assert!(together == one[..m * n], "{level:?} {precision:?} {stored:?}: {m} rows differ from one");
+                            assert!(
+                                together == one[..m * n],
+                                "{level:?} {precision:?} {stored:?}: {m} rows differ from one"
+                            );
                         }
                     }
                 });

@@ -10,8 +10,16 @@
 /// # Safety
 ///
 /// The pointers must be good for these sizes, and the processor must have the level of the tile.
-pub(super) type Tile =
-    unsafe fn(steps: usize, a: *const u32, b: *const u32, c: *mut f32, ldc: usize, alpha: f32, beta: f32, cols: usize);
+pub(super) type Tile = unsafe fn(
+    steps: usize,
+    a: *const u32,
+    b: *const u32,
+    c: *mut f32,
+    ldc: usize,
+    alpha: f32,
+    beta: f32,
+    cols: usize,
+);
 
 /// Register tiles of one instruction set.
 #[derive(Clone, Copy)]
@@ -58,7 +66,10 @@ unsafe fn scalar<const MR: usize>(
 ) {
     // SAFETY: promised by the caller.
     let (a, b) = unsafe {
-        (std::slice::from_raw_parts(a.cast::<f32>(), steps * MR), std::slice::from_raw_parts(b.cast::<f32>(), steps * 16))
+        (
+            std::slice::from_raw_parts(a.cast::<f32>(), steps * MR),
+            std::slice::from_raw_parts(b.cast::<f32>(), steps * 16),
+        )
     };
     let mut sums = [[0.0_f32; 16]; MR];
     for (a, b) in a.chunks_exact(MR).zip(b.chunks_exact(16)) {
@@ -134,7 +145,11 @@ mod x86 {
                             let c = c.add(i * ldc + 16 * v);
                             let mut value = _mm512_mul_ps(alpha, sums[i][v]);
                             if beta != 0.0 {
-                                value = _mm512_fmadd_ps(_mm512_set1_ps(beta), _mm512_maskz_loadu_ps(mask, c), value);
+                                value = _mm512_fmadd_ps(
+                                    _mm512_set1_ps(beta),
+                                    _mm512_maskz_loadu_ps(mask, c),
+                                    value,
+                                );
                             }
                             if mask == 0xffff {
                                 _mm512_storeu_ps(c, value);
@@ -148,7 +163,11 @@ mod x86 {
         };
     }
 
-    tiles512!(avx512, "avx512f", |sum, a, b| _mm512_fmadd_ps(_mm512_castsi512_ps(a), _mm512_castsi512_ps(b), sum));
+    tiles512!(avx512, "avx512f", |sum, a, b| _mm512_fmadd_ps(
+        _mm512_castsi512_ps(a),
+        _mm512_castsi512_ps(b),
+        sum
+    ));
     tiles512!(avx512_dot, "avx512f,avx512bf16", |sum, a, b| _mm512_dpbf16_ps(
         sum,
         std::mem::transmute::<__m512i, __m512bh>(a),
@@ -218,7 +237,10 @@ mod x86 {
         rows: 14,
         cols: 32,
         lane: 16,
-        table: &[row!(avx512, 1, 1 2 3 4 5 6 7 8 9 10 11 12 13 14), row!(avx512, 2, 1 2 3 4 5 6 7 8 9 10 11 12 13 14)],
+        table: &[
+            row!(avx512, 1, 1 2 3 4 5 6 7 8 9 10 11 12 13 14),
+            row!(avx512, 2, 1 2 3 4 5 6 7 8 9 10 11 12 13 14),
+        ],
     };
 
     /// As [`AVX512`], for pairs of bf16.
@@ -231,6 +253,10 @@ mod x86 {
     };
 
     /// 12 sums, 2 vectors of B and one broadcast element of A fill 15 of the 16 registers.
-    pub(in super::super) const AVX2: Tiles =
-        Tiles { rows: 6, cols: 16, lane: 8, table: &[row!(avx2, 1, 1 2 3 4 5 6), row!(avx2, 2, 1 2 3 4 5 6)] };
+    pub(in super::super) const AVX2: Tiles = Tiles {
+        rows: 6,
+        cols: 16,
+        lane: 8,
+        table: &[row!(avx2, 1, 1 2 3 4 5 6), row!(avx2, 2, 1 2 3 4 5 6)],
+    };
 }
