@@ -18,7 +18,9 @@ mod normal;
 mod ranks;
 mod split;
 mod stream;
+mod train;
 mod vocabulary;
+mod write;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -27,6 +29,8 @@ use rustc_hash::FxHashMap;
 
 pub use error::TokenizerError;
 pub use stream::DecodeStream;
+pub use train::{Trainer, TrainerOptions, TrainingInput, TrainingProgress, train_bpe};
+pub use write::TrainedTokenizer;
 
 use added::{AddedToken, AddedTokens};
 use bpe::ByteBpe;

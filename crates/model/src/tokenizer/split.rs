@@ -244,6 +244,8 @@ impl Scanner<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -254,14 +256,23 @@ mod tests {
         pieces
     }
 
+    /// The hand-written and the compiled splitter of each known pattern.
+    fn both() -> &'static [(Splitter, Splitter); 3] {
+        static BOTH: LazyLock<[(Splitter, Splitter); 3]> = LazyLock::new(|| {
+            [QWEN_PATTERN, GLM4_PATTERN, GPT2_PATTERN].map(|pattern| {
+                let by_hand = Splitter::new(pattern).unwrap();
+                assert!(!matches!(by_hand, Splitter::Regex(_)));
+                (by_hand, Splitter::regex(pattern).unwrap())
+            })
+        });
+        &BOTH
+    }
+
     fn same(text: &str) {
-        for pattern in [QWEN_PATTERN, GLM4_PATTERN, GPT2_PATTERN] {
-            let by_hand = Splitter::new(pattern).unwrap();
-            assert!(!matches!(by_hand, Splitter::Regex(_)));
-            let by_regex = Splitter::regex(pattern).unwrap();
-            let found = pieces(&by_hand, text);
+        for (by_hand, by_regex) in both() {
+            let found = pieces(by_hand, text);
             assert_eq!(found.concat(), text);
-            assert_eq!(found, pieces(&by_regex, text), "{pattern} on {text:?}");
+            assert_eq!(found, pieces(by_regex, text), "{by_hand:?} on {text:?}");
         }
     }
 
@@ -334,9 +345,8 @@ mod tests {
                 text.push('a');
             }
         }
-        for pattern in [QWEN_PATTERN, GPT2_PATTERN] {
-            let found = pieces(&Splitter::new(pattern).unwrap(), &text);
-            assert!(found == pieces(&Splitter::regex(pattern).unwrap(), &text));
+        for (by_hand, by_regex) in both() {
+            assert!(pieces(by_hand, &text) == pieces(by_regex, &text), "{by_hand:?}");
         }
     }
 }
