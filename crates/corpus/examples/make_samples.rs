@@ -147,7 +147,11 @@ fn offsets_hold(ie: &Ie) -> bool {
     let index = TextIndex::new(&text);
     ie.entities.iter().all(|entity| {
         entity.text.len() == entity.offsets.len()
-            && entity.offsets.iter().zip(&entity.text).all(|(span, own)| index.slice(*span) == Some(own.as_str()))
+            && entity
+                .offsets
+                .iter()
+                .zip(&entity.text)
+                .all(|(span, own)| index.slice(*span) == Some(own.as_str()))
     })
 }
 
@@ -176,7 +180,9 @@ fn drugprot(source: &Path, target: &Path, benchmarks: &LeakIndex) -> Outcome<()>
                 ambiguous += 1;
                 continue;
             }
-            let Some((text, sentences_held)) = marked(&text, &sentences, chemical.offsets[0], gene.offsets[0]) else {
+            let Some((text, sentences_held)) =
+                marked(&text, &sentences, chemical.offsets[0], gene.offsets[0])
+            else {
                 continue;
             };
             wide += usize::from(sentences_held > 1);
@@ -279,7 +285,8 @@ fn marked(text: &str, sentences: &[CharSpan], chemical: CharSpan, gene: CharSpan
 /// space and what can begin a sentence; never within a mention, after an abbreviation or after an initial.
 fn sentences(text: &str, ie: &Ie) -> Vec<CharSpan> {
     const ABBREVIATIONS: [&str; 16] = [
-        "al", "approx", "ca", "cf", "dr", "e.g", "enc", "fig", "i.e", "no", "resp", "sp", "spp", "subsp", "var", "vs",
+        "al", "approx", "ca", "cf", "dr", "e.g", "enc", "fig", "i.e", "no", "resp", "sp", "spp", "subsp",
+        "var", "vs",
     ];
     let chars: Vec<char> = text.chars().collect();
     let mut cuts = vec![0];
@@ -289,10 +296,11 @@ fn sentences(text: &str, ie: &Ie) -> Vec<CharSpan> {
             && chars[at - 1] == ' '
             && matches!(chars[at - 2], '.' | '?' | '!')
             && (chars[at].is_uppercase() || chars[at].is_ascii_digit() || matches!(chars[at], '[' | '('));
-        let word: String = match chars[..at.saturating_sub(2)].iter().rposition(|c| matches!(c, ' ' | '(' | '\t')) {
-            Some(space) if stop => chars[space + 1..at - 2].iter().collect(),
-            _ => String::new(),
-        };
+        let word: String =
+            match chars[..at.saturating_sub(2)].iter().rposition(|c| matches!(c, ' ' | '(' | '\t')) {
+                Some(space) if stop => chars[space + 1..at - 2].iter().collect(),
+                _ => String::new(),
+            };
         let short = ABBREVIATIONS.contains(&word.to_lowercase().as_str())
             || (word.chars().count() == 1 && word.chars().all(char::is_uppercase));
         let inside = ie
@@ -355,12 +363,15 @@ fn evidence_of(
         let Content::Qa(qa) = &document.content else { continue };
         let field = |name: &str| {
             let line = qa.question.split('\n').find_map(|line| line.strip_prefix(name));
-            line.map(|text| one_line(&text.replace("&nbsp;", " ")).trim_end_matches(['.', ',', ';']).to_owned())
+            line.map(|text| {
+                one_line(&text.replace("&nbsp;", " ")).trim_end_matches(['.', ',', ';']).to_owned()
+            })
         };
         let fields = (field("Outcome: "), field("Intervention: "), field("Comparator: "));
         let (Some(outcome), Some(intervention), Some(comparator)) = fields else { continue };
         // A passage that runs over lines is the wreck of a table.
-        let mut contexts = qa.contexts.iter().filter(|context| !context.contains('\n')).map(|text| one_line(text));
+        let mut contexts =
+            qa.contexts.iter().filter(|context| !context.contains('\n')).map(|text| one_line(text));
         let context = contexts.find(|context| CONTEXT_CHARS.contains(&context.chars().count()));
         let Some(context) = context else { continue };
         let question = format!(

@@ -31,6 +31,8 @@ cards![
     "sample_drugprot",
     "sample_evidence_inference",
     "sample_genetag",
+    "taiyi_zh_intent",
+    "taiyi_zh_ner",
     "tcm_sd_tc",
 ];
 
