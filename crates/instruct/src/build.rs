@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
+use taiyi_corpus::LeakIndex;
+use taiyi_corpus::card::IdSpace;
 use taiyi_corpus::schema::{Document, Language};
 
 use crate::answers::Answer;
@@ -133,7 +135,9 @@ pub fn build(
         reports: Vec::new(),
         absent: Vec::new(),
         documents: 0,
+        excluded: LeakIndex::new(),
     };
+    builder.exclude(source)?;
     for at in 0..recipe.dataset.len() {
         builder.read(at, source, progress)?;
     }
@@ -156,9 +160,32 @@ struct Builder<'a> {
     reports: Vec<EntryReport>,
     absent: Vec<Absent>,
     documents: u64,
+    excluded: LeakIndex,
 }
 
 impl Builder<'_> {
+    /// Reads the documents that must not be learned.
+    fn exclude(&mut self, source: &dyn DocumentSource) -> Result<(), Error> {
+        for exclude in &self.recipe.exclude {
+            for split in &exclude.splits {
+                match source.open(&exclude.id, split)? {
+                    Opened::Documents(documents) => {
+                        for document in documents {
+                            // A record that cannot be read cannot be told apart from a leak, so it is no small matter.
+                            self.excluded.add_document(&document?, source.ids(&exclude.id));
+                        }
+                    }
+                    Opened::Absent(reason) => self.absent.push(Absent {
+                        dataset: exclude.id.clone(),
+                        split: split.clone(),
+                        reason: format!("nothing to exclude: {reason}"),
+                    }),
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Reads one entry's documents into the spool.
     fn read(
         &mut self,
@@ -170,6 +197,7 @@ impl Builder<'_> {
         self.reports.push(EntryReport { dataset: entry.id.clone(), ..EntryReport::default() });
         let labels = labels_of(entry, source)?;
         let builder = PromptBuilder::new(&labels, entry.options(self.seed));
+        let ids = source.ids(&entry.id);
         for split in &entry.splits {
             let documents = match source.open(&entry.id, split)? {
                 Opened::Documents(documents) => documents,
@@ -180,7 +208,10 @@ impl Builder<'_> {
             };
             for document in documents {
                 match document {
-                    Ok(document) => self.document(at, &builder, &document)?,
+                    Ok(document) => match self.leak(&document, ids) {
+                        Some(reason) => *self.reports[at].skipped.entry(reason).or_default() += 1,
+                        None => self.document(at, &builder, &document)?,
+                    },
                     Err(error) if error.is_record() => {
                         let report = &mut self.reports[at];
                         report.unreadable += 1;
@@ -198,6 +229,17 @@ impl Builder<'_> {
             progress(&self.progress(entry, split));
         }
         Ok(())
+    }
+
+    fn leak(&self, document: &Document, ids: IdSpace) -> Option<String> {
+        if self.excluded.is_empty() {
+            return None;
+        }
+        let leak = self.excluded.find_document(document, ids)?;
+        // Names are `dataset:split:id`.
+        let mut name = leak.against.split(':');
+        let (dataset, split) = (name.next().unwrap_or_default(), name.next().unwrap_or_default());
+        Some(format!("also in {dataset}/{split}, which is excluded"))
     }
 
     fn progress<'b>(&self, entry: &'b DatasetMix, split: &'b str) -> Progress<'b> {

@@ -31,8 +31,22 @@ pub struct MixRecipe {
     /// At most this many conversations over all, per published category and per language.
     #[serde(default)]
     pub caps: Caps,
+    /// Documents that must not be learned, such as those of the test sets: whatever shares an id with one of them, or
+    /// nearly its text, is left out of every dataset and counted.
+    #[serde(default)]
+    pub exclude: Vec<Exclude>,
     /// The datasets in order.
     pub dataset: Vec<DatasetMix>,
+}
+
+/// Splits of a dataset that must not be learned.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Exclude {
+    /// The dataset's id.
+    pub id: String,
+    /// The splits.
+    pub splits: Vec<String>,
 }
 
 /// Limits over the whole mix.

@@ -309,8 +309,11 @@ impl<'a> PromptBuilder<'a> {
     }
 
     fn pieces(&self, ie: &Ie) -> Result<Vec<(Option<CharSpan>, String)>, Skip> {
-        let whole = self.options.unit == Unit::Document;
-        let pieces = units::units(ie, self.options.unit).into_iter();
+        // What has no offsets cannot be told to stand in one piece; the whole text is asked about.
+        let placed = ie.entities.iter().all(|entity| !entity.offsets.is_empty());
+        let unit = if placed { self.options.unit } else { Unit::Document };
+        let whole = unit == Unit::Document;
+        let pieces = units::units(ie, unit).into_iter();
         let pieces: Vec<_> = pieces
             .filter(|(_, text)| !text.trim().is_empty())
             .map(|(span, text)| ((!whole).then_some(span), text))
@@ -322,7 +325,6 @@ impl<'a> PromptBuilder<'a> {
     fn entity_answer(&self, document: &Document, ie: &Ie, span: Option<CharSpan>) -> Answer {
         let inside = |entity: &Entity| match (span, hull(&entity.offsets)) {
             (Some(span), Some(hull)) => span.start <= hull.start && hull.end <= span.end,
-            // A source without offsets names entities of the whole text.
             (Some(_), None) => false,
             (None, _) => true,
         };
@@ -332,10 +334,10 @@ impl<'a> PromptBuilder<'a> {
         let mut groups: Vec<(String, Vec<String>)> =
             names.displays(document.language).into_iter().map(|kind| (kind, Vec::new())).collect();
         for entity in entities {
-            let surface = entity.surface();
+            let surface = surface(entity);
             let Ok(kind) = listed(names, &entity.kind, document.language) else { continue };
             if let Some((_, strings)) = groups.iter_mut().find(|(known, _)| *known == kind)
-                && !surface.trim().is_empty()
+                && !surface.is_empty()
             {
                 strings.push(surface);
             }
@@ -437,6 +439,11 @@ fn listed(names: &LabelNames, source: &str, language: Language) -> Result<String
     }
 }
 
+/// What a mention is called, without blanks around it: annotators' spans sometimes hold one, readers never name it.
+fn surface(entity: &Entity) -> String {
+    entity.surface().trim().to_owned()
+}
+
 /// Where an argument stands and what it is called: an entity's string, or that of a concept's first mention. A mention of
 /// that concept alone goes before one of several concepts ("A and B").
 fn argument(ie: &Ie, relation: &Relation, id: &str) -> Option<(Option<CharSpan>, String)> {
@@ -448,7 +455,8 @@ fn argument(ie: &Ie, relation: &Relation, id: &str) -> Option<(Option<CharSpan>,
             ie.entities.iter().filter(names).min_by_key(place)?
         }
     };
-    Some((hull(&entity.offsets), entity.surface()))
+    let surface = surface(entity);
+    (!surface.is_empty()).then(|| (hull(&entity.offsets), surface))
 }
 
 /// A dialogue from the patient's first words to the doctor's last: utterances of one speaker in a row are one turn, the

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use taiyi_corpus::card::IdSpace;
 use taiyi_corpus::schema::Document;
 use taiyi_corpus::{Catalog, read};
 
@@ -21,6 +22,9 @@ pub trait DocumentSource {
     /// The labels of a dataset; `None` where it is unknown.
     fn labels(&self, dataset: &str) -> Option<DatasetLabels>;
 
+    /// What a dataset's document ids name; [`IdSpace::Split`] where it is unknown, so that no id matches by accident.
+    fn ids(&self, dataset: &str) -> IdSpace;
+
     /// Opens a split.
     ///
     /// # Errors
@@ -39,6 +43,10 @@ pub struct CardSource<'a> {
 impl DocumentSource for CardSource<'_> {
     fn labels(&self, dataset: &str) -> Option<DatasetLabels> {
         self.catalog.card(dataset).ok().map(DatasetLabels::from)
+    }
+
+    fn ids(&self, dataset: &str) -> IdSpace {
+        self.catalog.card(dataset).map_or(IdSpace::Split, |card| card.document_ids)
     }
 
     fn open(&self, dataset: &str, split: &str) -> Result<Opened<'_>, Error> {
