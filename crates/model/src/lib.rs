@@ -12,6 +12,7 @@ pub mod config;
 pub mod decoder;
 pub mod error;
 mod layers;
+pub mod plan;
 pub mod tokenizer;
 pub mod weights;
 

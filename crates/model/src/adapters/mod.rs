@@ -51,7 +51,7 @@ impl LoraConfig {
         Ok(())
     }
 
-    fn hits(&self, module: &str) -> bool {
+    pub(crate) fn hits(&self, module: &str) -> bool {
         self.targets.iter().any(|target| {
             target == "all-linear"
                 || module == target

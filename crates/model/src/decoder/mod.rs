@@ -18,9 +18,11 @@ mod cache;
 mod infer;
 pub(crate) mod random;
 mod save;
+pub(crate) mod skeleton;
 mod train;
 
 pub use cache::KvCache;
+pub(crate) use train::logits_chunk;
 
 /// How frozen weights are stored. Trainable tensors, norms and biases are always f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,6 +5,7 @@ mod golden;
 mod gradients;
 mod inference;
 mod peft;
+mod plan;
 mod qlora;
 mod reference;
 mod training;

@@ -1,0 +1,144 @@
+//! Byte counts of a model before it is loaded and of a step before it is run, from the configuration alone.
+//!
+//! Counted is what this crate holds. Not counted are the kernels' pack buffers (a few MiB a thread), the program itself, and
+//! what the trainer keeps.
+
+use taiyi_kernels::{NF4_BLOCK, NF4_NESTED_BLOCK, Precision};
+
+use crate::{
+    adapters::LoraConfig,
+    batch::Checkpoint,
+    config::DecoderConfig,
+    decoder::{
+        Dtype, KvCache, logits_chunk,
+        skeleton::{self, Kind},
+    },
+    error::Error,
+};
+
+/// What is going to be run.
+#[derive(Debug, Clone, Copy)]
+pub struct PlanOptions<'a> {
+    /// Storage of frozen weights.
+    pub dtype: Dtype,
+    /// Precision of products; with NF4 it decides how embedding and head are stored.
+    pub precision: Precision,
+    /// What is trained.
+    pub training: Training<'a>,
+    /// Bytes of optimizer state for each trainable value: 8 for AdamW with f32 states.
+    pub optimizer_bytes: usize,
+    /// Tokens of the largest batch, `T`.
+    pub tokens: usize,
+    /// Tokens of the longest sequence in it.
+    pub longest: usize,
+    /// Labelled tokens of the largest batch.
+    pub labelled: usize,
+    /// What the forward pass keeps.
+    pub checkpoint: Checkpoint,
+    /// Tokens that caches hold in inference; 0 in training.
+    pub cached_tokens: usize,
+}
+
+/// What a plan's step trains.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Training<'a> {
+    /// Every weight, as f32 masters.
+    Full,
+    /// New adapters on frozen weights.
+    Lora(&'a LoraConfig),
+}
+
+/// Bytes by purpose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Plan {
+    /// Weights, trainable or not.
+    pub weights: usize,
+    /// Adapters.
+    pub adapters: usize,
+    /// Gradients of what is trainable.
+    pub gradients: usize,
+    /// The optimizer's states.
+    pub optimizer: usize,
+    /// Activations and the gradients that pass through, without the head's.
+    pub activations: usize,
+    /// Inputs, logits and gradients of the output head.
+    pub head: usize,
+    /// Keys and values of cached tokens.
+    pub cache: usize,
+}
+
+impl Plan {
+    /// Everything together.
+    pub fn total(&self) -> usize {
+        self.weights + self.adapters + self.gradients + self.optimizer + self.activations + self.head + self.cache
+    }
+}
+
+/// Works out where memory goes.
+///
+/// # Errors
+/// When the configuration's `model_type` is unknown.
+pub fn plan(config: &DecoderConfig, options: &PlanOptions<'_>) -> Result<Plan, Error> {
+    let tensors = skeleton::of(config)?;
+    let mut plan = Plan { cache: KvCache::planned_bytes(config, options.cached_tokens), ..Plan::default() };
+    let mut trainable = 0;
+    // Per token and block: what adapters keep; over all linear layers: the largest sides of an adapted one.
+    let (mut adapter_floats, mut widest_input, mut widest_output) = (0, 0, 0);
+    for tensor in &tensors {
+        let values = tensor.shape.iter().product::<usize>();
+        plan.weights += match options.training {
+            Training::Full => 4 * values,
+            Training::Lora(_) => stored_bytes(tensor.kind, values, options),
+        };
+        match options.training {
+            Training::Full => trainable += values,
+            Training::Lora(lora) if tensor.kind == Kind::Linear && lora.hits(tensor.module()) => {
+                let (out, input) = (tensor.shape[0], tensor.shape[1]);
+                let pair = lora.rank * (out + input) + if lora.dora { out } else { 0 };
+                trainable += pair;
+                plan.adapters += 4 * pair;
+                adapter_floats += lora.rank + if lora.dora { out } else { 0 };
+                widest_input = widest_input.max(input);
+                widest_output = widest_output.max(out);
+            }
+            Training::Lora(_) => {}
+        }
+    }
+    plan.gradients = 4 * trainable;
+    plan.optimizer = options.optimizer_bytes * trainable;
+
+    let (t, layers) = (options.tokens, config.num_hidden_layers);
+    let (d, f, h) = (config.hidden_size, config.intermediate_size, config.num_attention_heads);
+    let (q, k) = (config.query_size(), config.key_size());
+    let kept = if options.checkpoint == Checkpoint::None { layers } else { 1 };
+    let block = 2 + 3 * d + 2 * q + 2 * k + h + 3 * f;
+    let streams = (layers + 1) * d + d;
+    let packed = if config.packed_qkv { q + 2 * k } else { 0 };
+    let scratch = d + packed + 2 * q + 2 * k + 3 * f;
+    let adapters = match options.training {
+        Training::Full => 0,
+        Training::Lora(lora) => {
+            let dropout = if lora.dropout > 0.0 { 2 * widest_input } else { 0 };
+            let magnitudes = if lora.dora { widest_output } else { 0 };
+            kept * adapter_floats / layers + lora.rank + dropout + magnitudes
+        }
+    };
+    let tables = options.longest.next_power_of_two() * config.rope.rotary_dim;
+    plan.activations = 4 * (t * (kept * block + streams + scratch + adapters) + tables);
+    let rows = options.labelled;
+    plan.head = 4 * (rows * (3 * d + 1) + rows.min(logits_chunk(config.vocab_size)) * config.vocab_size);
+    Ok(plan)
+}
+
+fn stored_bytes(kind: Kind, values: usize, options: &PlanOptions<'_>) -> usize {
+    match (kind, options.dtype) {
+        (Kind::Small, _) | (_, Dtype::F32) => 4 * values,
+        (Kind::Linear, Dtype::Nf4) => {
+            let blocks = values.div_ceil(NF4_BLOCK);
+            // A byte for each block's scale, and the 256 values and the offset that each matrix carries.
+            values.div_ceil(2) + blocks + 4 * blocks.div_ceil(NF4_NESTED_BLOCK) + 4 * 257
+        }
+        (Kind::Table, Dtype::Nf4) if options.precision == Precision::F32 => 4 * values,
+        (_, Dtype::Bf16 | Dtype::Nf4) => 2 * values,
+    }
+}
