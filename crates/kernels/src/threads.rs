@@ -249,6 +249,38 @@ pub(crate) fn parallel_rows(rows: usize, row_elements: usize, task: impl Fn(usiz
     });
 }
 
+/// Cuts `len` elements into tasks and runs `task(range)` on each.
+pub(crate) fn parallel_elements(len: usize, task: impl Fn(std::ops::Range<usize>) + Sync) {
+    parallel_rows(len, 1, |first, count| task(first..first + count));
+}
+
+/// Adds sums over rows to `target (cols)`: `task(first_row, row_count, sums)` adds the rows of one task to its own `sums (cols)`,
+/// and the tasks are added up in order, so that the result does not depend on the threads.
+pub(crate) fn parallel_column_sums(
+    rows: usize,
+    target: &mut [f32],
+    task: impl Fn(usize, usize, &mut [f32]) + Sync,
+) {
+    // Few enough tasks that adding them up costs little.
+    const ROWS: usize = 128;
+    let cols = target.len();
+    let tasks = rows.div_ceil(ROWS);
+    crate::scratch::with::<f32, _>(crate::scratch::Slot::Partials, tasks * cols, |sums| {
+        let parts = Parts::new(sums);
+        parallel(tasks, |index| {
+            // SAFETY: each task has its own sums.
+            let sums = unsafe { parts.part(index * cols, cols) };
+            sums.fill(0.0);
+            task(index * ROWS, ROWS.min(rows - index * ROWS), sums);
+        });
+        for index in 0..tasks {
+            // SAFETY: the tasks have ended.
+            let sums = unsafe { parts.part(index * cols, cols) };
+            target.iter_mut().zip(sums).for_each(|(target, sum)| *target += *sum);
+        }
+    });
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
