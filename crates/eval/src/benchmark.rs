@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use taiyi_corpus::schema::{Language, Task};
+use taiyi_instruct::Ask;
 
 use crate::error::EvalError;
 use crate::metrics::Metric;
@@ -29,6 +30,15 @@ pub struct Benchmark {
     /// Source types that are asked for and scored; empty for all.
     #[serde(default)]
     pub types: Vec<String>,
+    /// One readable name for all types, where they are asked for and scored as one.
+    #[serde(default)]
+    pub collapse: Option<Readable>,
+    /// Whether a text may have several labels, or none.
+    #[serde(default)]
+    pub multi_label: bool,
+    /// What is asked of a document, where it is not what the task says: all types or labels in one question.
+    #[serde(default)]
+    pub ask: Option<Ask>,
     /// The one wording all prompts use, from 0.
     pub template: usize,
     /// The metrics, the main one first.
@@ -43,6 +53,16 @@ pub struct Benchmark {
     /// Published scores.
     #[serde(default)]
     pub published: Vec<Published>,
+}
+
+/// A readable name in both languages.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Readable {
+    /// In English.
+    pub en: String,
+    /// In Chinese.
+    pub zh: String,
 }
 
 /// A score somebody published.
@@ -108,11 +128,31 @@ impl Benchmark {
     /// # Errors
     /// When there is none; the message lists those there are.
     pub fn by_id(id: &str) -> Result<Self, EvalError> {
-        let (id, text) = FILES.iter().find(|(known, _)| *known == id).ok_or_else(|| EvalError::UnknownBenchmark {
-            id: id.to_owned(),
-            known: FILES.iter().map(|(id, _)| *id).collect::<Vec<_>>().join(", "),
-        })?;
+        let (id, text) =
+            FILES.iter().find(|(known, _)| *known == id).ok_or_else(|| EvalError::UnknownBenchmark {
+                id: id.to_owned(),
+                known: FILES.iter().map(|(id, _)| *id).collect::<Vec<_>>().join(", "),
+            })?;
         Self::parse(id, text)
+    }
+
+    /// What is asked of each document.
+    ///
+    /// # Errors
+    /// Where the benchmark's task has no metric here.
+    pub fn ask(&self) -> Result<Ask, EvalError> {
+        match (self.ask, self.task) {
+            (Some(ask), _) => Ok(ask),
+            (None, Task::Ner) => Ok(Ask::Ner),
+            (None, Task::Re) => Ok(Ask::Re),
+            (None, Task::Tc) => Ok(Ask::Tc),
+            (None, Task::Tp) => Ok(Ask::Tp),
+            (None, Task::Qa) => Ok(Ask::Qa),
+            (None, task) => Err(EvalError::Benchmark {
+                id: self.id.clone(),
+                message: format!("expected a task with a metric (NER, RE, TC, TP, QA), found {task:?}"),
+            }),
+        }
     }
 
     /// The main metric.
@@ -137,7 +177,12 @@ mod tests {
         on_disk.sort();
         listed.sort();
         assert_eq!(on_disk, listed);
-        assert!(Benchmark::all().unwrap().iter().all(|b| b.published.iter().all(|p| p.score > 0.0 && p.score < 1.0)));
+        assert!(
+            Benchmark::all()
+                .unwrap()
+                .iter()
+                .all(|b| b.published.iter().all(|p| p.score > 0.0 && p.score < 1.0))
+        );
     }
 
     #[test]

@@ -1,8 +1,10 @@
 //! What can go wrong in evaluation.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use crate::metrics::Metric;
 use crate::report::figures::FigureError;
+use crate::run::ReplyError;
 
 /// An error of this crate.
 #[derive(Debug, thiserror::Error)]
@@ -24,7 +26,7 @@ pub enum EvalError {
         message: String,
     },
     /// A file cannot be read or written.
-    #[error("{path}: {source}")]
+    #[error("{}: {source}", path.display())]
     Io {
         /// The file.
         path: PathBuf,
@@ -32,7 +34,7 @@ pub enum EvalError {
         source: std::io::Error,
     },
     /// A line of a predictions file is not a prediction.
-    #[error("{path}:{line}: expected a prediction with `id` or `document_id`, and `reply` or `prediction`; found {found}")]
+    #[error("{}:{line}: expected a prediction with `id` or `document_id`, and `reply` or `prediction`; found {found}", path.display())]
     Prediction {
         /// The file.
         path: PathBuf,
@@ -42,7 +44,7 @@ pub enum EvalError {
         found: String,
     },
     /// A prediction names a document that the benchmark does not have, or names one twice.
-    #[error("{path}:{line}: `{id}` {problem}")]
+    #[error("{}:{line}: `{id}` {problem}", path.display())]
     PredictionId {
         /// The file.
         path: PathBuf,
@@ -53,6 +55,27 @@ pub enum EvalError {
         /// What is wrong with it.
         problem: &'static str,
     },
+    /// A metric cannot be applied to what an item asks.
+    #[error("{metric} cannot be applied to item `{id}`: its gold is {gold}", metric = metric.name())]
+    Metric {
+        /// The metric.
+        metric: Metric,
+        /// The item.
+        id: String,
+        /// What its gold is.
+        gold: &'static str,
+    },
+    /// The model or endpoint gave up.
+    #[error("no reply: {0}")]
+    Reply(#[from] ReplyError),
+    /// The model or endpoint does not answer prompt by prompt.
+    #[error("expected a reply to each of {asked} prompts, found {replied} replies")]
+    Replies {
+        /// Prompts.
+        asked: usize,
+        /// Replies.
+        replied: usize,
+    },
     /// The documents cannot be read.
     #[error(transparent)]
     Corpus(#[from] taiyi_corpus::Error),
@@ -62,4 +85,11 @@ pub enum EvalError {
     /// A figure cannot be drawn.
     #[error(transparent)]
     Figure(#[from] FigureError),
+}
+
+impl EvalError {
+    pub(crate) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io { path, source }
+    }
 }

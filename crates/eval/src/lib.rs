@@ -4,10 +4,22 @@
 //! cannot be parsed is counted, never dropped. This crate does not know where replies come from.
 #![forbid(unsafe_code)]
 
+pub mod baselines;
 pub mod benchmark;
 pub mod bootstrap;
 mod error;
+pub mod items;
 pub mod metrics;
+pub mod predictions;
 pub mod report;
+pub mod run;
+pub mod score;
 
+pub use baselines::Baseline;
+pub use benchmark::Benchmark;
 pub use error::EvalError;
+pub use items::{Gold, Item, ItemOptions, Items, items};
+pub use metrics::Metric;
+pub use predictions::{Given, Prediction};
+pub use run::{Progress, Prompt, Replier, Reply, ReplyError, Run, run};
+pub use score::{Scored, Scores, score};

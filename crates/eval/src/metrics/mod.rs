@@ -119,13 +119,10 @@ pub fn sum<'a>(items: impl IntoIterator<Item = &'a ItemScore>) -> ItemScore {
 }
 
 /// Compares two sets of typed things: the rule every micro-F1 here shares.
-fn compare_sets<T: Ord>(
-    gold: &BTreeSet<T>,
-    predicted: &BTreeSet<T>,
-    kind: impl Fn(&T) -> &str,
-) -> ItemScore {
+fn compare_sets<T: Ord>(gold: &BTreeSet<T>, predicted: &BTreeSet<T>, kind: impl Fn(&T) -> &str) -> ItemScore {
     let mut score = ItemScore::default();
-    let mut count = |thing: &T, add: Counts| *score.per_type.entry(kind(thing).to_owned()).or_default() += add;
+    let mut count =
+        |thing: &T, add: Counts| *score.per_type.entry(kind(thing).to_owned()).or_default() += add;
     for thing in gold {
         if predicted.contains(thing) {
             count(thing, Counts { true_positives: 1, ..Counts::default() });

@@ -88,7 +88,11 @@ pub fn bars(y_name: &str, series: &[&str], groups: &[BarGroup]) -> Result<String
             .build_cartesian_2d(0.0..groups.len().max(1) as f64, 0.0..1.15)?;
         let name = |x: &f64| {
             let at = x.floor() as usize;
-            if (x - at as f64 - 0.5).abs() < 1e-6 { groups.get(at).map(|g| g.name.clone()).unwrap_or_default() } else { String::new() }
+            if (x - at as f64 - 0.5).abs() < 1e-6 {
+                groups.get(at).map(|g| g.name.clone()).unwrap_or_default()
+            } else {
+                String::new()
+            }
         };
         chart
             .configure_mesh()
@@ -118,8 +122,11 @@ pub fn bars(y_name: &str, series: &[&str], groups: &[BarGroup]) -> Result<String
         }
         let names = (0..groups.len()).map(|group| {
             let x = group as f64 + 0.5;
-            let style = TextStyle::from(("sans-serif", 13).into_font())
-                .pos(plotters::style::text_anchor::Pos::new(plotters::style::text_anchor::HPos::Center, plotters::style::text_anchor::VPos::Top));
+            let style =
+                TextStyle::from(("sans-serif", 13).into_font()).pos(plotters::style::text_anchor::Pos::new(
+                    plotters::style::text_anchor::HPos::Center,
+                    plotters::style::text_anchor::VPos::Top,
+                ));
             (x, name(&x), style)
         });
         for (x, text, style) in names {

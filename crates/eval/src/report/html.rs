@@ -107,7 +107,8 @@ impl Page {
             if bytes.start < at {
                 continue;
             }
-            let colour = COLOURS[kinds.iter().position(|kind| *kind == highlight.kind).unwrap_or(0) % COLOURS.len()];
+            let colour =
+                COLOURS[kinds.iter().position(|kind| *kind == highlight.kind).unwrap_or(0) % COLOURS.len()];
             html.push_str(&escape(&text[at..bytes.start]));
             html.push_str(&format!(
                 "<mark style=\"background:{colour}\">{}<small>{}</small></mark>",
@@ -117,7 +118,10 @@ impl Page {
             at = bytes.end;
         }
         html.push_str(&escape(&text[at..]));
-        self.body.push_str(&format!("<div class=\"sample\"><div class=\"who\">{}</div>{html}</div>\n", escape(who)));
+        self.body.push_str(&format!(
+            "<div class=\"sample\"><div class=\"who\">{}</div>{html}</div>\n",
+            escape(who)
+        ));
     }
 
     /// The whole page.
@@ -156,10 +160,16 @@ mod tests {
     #[test]
     fn highlights_are_marked_and_text_is_escaped() {
         let mut page = Page::new("a <b>", "lead");
-        let highlight = |start, end, kind: &str| Highlight { span: CharSpan::new(start, end), kind: kind.into() };
+        let highlight =
+            |start, end, kind: &str| Highlight { span: CharSpan::new(start, end), kind: kind.into() };
         page.highlighted("model", "患者<高血压>三年", &[highlight(3, 6, "疾病"), highlight(4, 6, "部位")]);
         let html = page.render();
-        assert!(html.contains("患者&lt;<mark style=\"background:#90caf988\">高血压<small>疾病</small></mark>&gt;三年"), "{html}");
+        assert!(
+            html.contains(
+                "患者&lt;<mark style=\"background:#90caf988\">高血压<small>疾病</small></mark>&gt;三年"
+            ),
+            "{html}"
+        );
         assert!(html.contains("<h1>a &lt;b&gt;</h1>"));
     }
 }

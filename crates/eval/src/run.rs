@@ -1,0 +1,161 @@
+//! A run: every prompt is asked, every reply is written, before anything is scored.
+
+use std::path::Path;
+use std::time::Instant;
+
+use crate::error::EvalError;
+use crate::items::Item;
+use crate::predictions::{Given, Line, Writer, reusable};
+use crate::score;
+
+/// A prompt to answer.
+#[derive(Clone, Copy, Debug)]
+pub struct Prompt<'a> {
+    /// The item's id.
+    pub id: &'a str,
+    /// What the human says.
+    pub text: &'a str,
+}
+
+/// A reply.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reply {
+    /// What the assistant says.
+    pub text: String,
+    /// Whether it was cut off at the length limit.
+    pub cut_off: bool,
+}
+
+/// Why a replier gave up.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct ReplyError {
+    message: String,
+    source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+impl ReplyError {
+    /// An error with nothing behind it.
+    pub fn new(message: impl Into<String>) -> Self {
+        Self { message: message.into(), source: None }
+    }
+
+    /// An error of the model or the endpoint.
+    pub fn of(source: impl std::error::Error + Send + Sync + 'static) -> Self {
+        Self { message: source.to_string(), source: Some(Box::new(source)) }
+    }
+}
+
+/// Whatever answers prompts: a local model, an endpoint, a script.
+pub trait Replier {
+    /// Answers prompts, a reply each, in order.
+    ///
+    /// # Errors
+    /// When it cannot go on. What it could not answer for the prompt's own sake, such as one too long for the
+    /// model, is an empty reply instead: it is counted.
+    fn reply(&mut self, prompts: &[Prompt]) -> Result<Vec<Reply>, ReplyError>;
+
+    /// How many prompts it likes to get at once; replies are written after each such batch.
+    fn batch(&self) -> usize {
+        32
+    }
+}
+
+/// How far a run is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Items with a reply.
+    pub done: usize,
+    /// Of these, replies of an earlier run.
+    pub reused: usize,
+    /// Items in all.
+    pub total: usize,
+}
+
+/// What a run did.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Run {
+    /// What was replied, in the order of the items.
+    pub given: Vec<Option<Given>>,
+    /// Replies of an earlier run.
+    pub reused: usize,
+    /// Seconds spent on asking.
+    pub seconds: f64,
+}
+
+/// Asks every item and writes the replies to `out`, a predictions file.
+///
+/// Replies that `out`, or an interrupted run beside it, already holds for the same prompt and `model` are not asked
+/// again. Until all are there the lines stand in `<out>.part`; then the file appears whole, in the order of the items.
+///
+/// # Errors
+/// When the replier gives up or the file cannot be written; what was replied until then is kept for the next run.
+pub fn run(
+    items: &[Item],
+    model: &str,
+    replier: &mut dyn Replier,
+    out: &Path,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Run, EvalError> {
+    let started = Instant::now();
+    let mut given = reusable(out, items, model)?;
+    for (slot, earlier) in given.iter_mut().zip(reusable(&Writer::part_path(out), items, model)?) {
+        if slot.is_none() {
+            *slot = earlier;
+        }
+    }
+    let mut writer = Writer::create(out)?;
+    for (item, given) in items.iter().zip(&given) {
+        if let Some(given) = given {
+            write(&mut writer, item, given, model)?;
+        }
+    }
+    writer.replace_part()?;
+    let reused = given.iter().flatten().count();
+    let mut at = Progress { done: reused, reused, total: items.len() };
+    progress(at);
+    let open: Vec<usize> = (0..items.len()).filter(|&at| given[at].is_none()).collect();
+    for batch in open.chunks(replier.batch().max(1)) {
+        let prompts: Vec<Prompt> =
+            batch.iter().map(|&at| Prompt { id: &items[at].id, text: &items[at].prompt }).collect();
+        let replies = replier.reply(&prompts)?;
+        if replies.len() != prompts.len() {
+            return Err(EvalError::Replies { asked: prompts.len(), replied: replies.len() });
+        }
+        for (&at, reply) in batch.iter().zip(replies) {
+            let reply = Given { reply: Some(reply.text), prediction: None, cut_off: reply.cut_off };
+            write(&mut writer, &items[at], &reply, model)?;
+            given[at] = Some(reply);
+        }
+        writer.flush()?;
+        at.done += batch.len();
+        progress(at);
+    }
+    if !open.is_empty() && reused > 0 {
+        // The part holds them in the order of asking.
+        writer.flush()?;
+        writer = Writer::create(out)?;
+        for (item, given) in items.iter().zip(&given) {
+            if let Some(given) = given {
+                write(&mut writer, item, given, model)?;
+            }
+        }
+        writer.replace_part()?;
+    }
+    writer.finish()?;
+    Ok(Run { given, reused, seconds: started.elapsed().as_secs_f64() })
+}
+
+fn write(writer: &mut Writer, item: &Item, given: &Given, model: &str) -> Result<(), EvalError> {
+    let (prediction, reason) = score::read(item, given);
+    writer.write(&Line {
+        id: &item.id,
+        document_id: &item.document_id,
+        prompt: &item.prompt,
+        reply: given.reply.as_deref().unwrap_or_default(),
+        prediction: &prediction,
+        unparsable: reason.map(|reason| reason.to_string()),
+        cut_off: given.cut_off,
+        model,
+    })
+}
