@@ -1,6 +1,9 @@
 //! AdamW (Loshchilov and Hutter 2019), with the arithmetic of `torch.optim.AdamW`.
 
 use crate::gemm::check;
+use crate::level::level;
+use crate::simd::simd;
+use crate::threads::{Parts, parallel_elements};
 
 /// The numbers of one AdamW step.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -37,13 +40,44 @@ pub fn adamw(
 ) {
     let n = parameter.len();
     check("adamw", [("gradient", gradient.len(), n), ("first", first.len(), n), ("second", second.len(), n)]);
-    let factors = Factors::new(options);
-    for i in 0..n {
-        let g = gradient[i] * options.gradient_scale;
-        first[i] = options.beta1 * first[i] + (1.0 - options.beta1) * g;
-        second[i] = options.beta2 * second[i] + (1.0 - options.beta2) * g * g;
-        let denominator = second[i].sqrt() * factors.root + options.eps;
-        parameter[i] = parameter[i] * factors.decay - factors.rate * first[i] / denominator;
+    let (level, factors) = (level(), Factors::new(options));
+    let (parameter, first, second) = (Parts::new(parameter), Parts::new(first), Parts::new(second));
+    parallel_elements(n, |at| {
+        // SAFETY: each task has its own range.
+        let (parameter, first, second) = unsafe {
+            (
+                parameter.part(at.start, at.len()),
+                first.part(at.start, at.len()),
+                second.part(at.start, at.len()),
+            )
+        };
+        adamw_part(level, options, &factors, parameter, &gradient[at], first, second);
+    });
+}
+
+simd! {
+    fn adamw_part(
+        v,
+        options: &AdamW,
+        factors: &Factors,
+        parameter: &mut [f32],
+        gradient: &[f32],
+        first: &mut [f32],
+        second: &mut [f32],
+    ) {
+        let (beta1, other1) = (v.splat(options.beta1), v.splat(1.0 - options.beta1));
+        let (beta2, other2) = (v.splat(options.beta2), v.splat(1.0 - options.beta2));
+        let (scale, eps) = (v.splat(options.gradient_scale), v.splat(options.eps));
+        let (decay, rate, root) = (v.splat(factors.decay), v.splat(-factors.rate), v.splat(factors.root));
+        for i in (0..parameter.len()).step_by(V::N) {
+            let g = v.load(&gradient[i..]).mul(scale);
+            let m = v.load(&first[i..]).mul(beta1).add(g.mul(other1));
+            let s = v.load(&second[i..]).mul(beta2).add(g.mul(g).mul(other2));
+            m.store(&mut first[i..]);
+            s.store(&mut second[i..]);
+            let update = m.div(s.sqrt().mul_add(root, eps));
+            update.mul_add(rate, v.load(&parameter[i..]).mul(decay)).store(&mut parameter[i..]);
+        }
     }
 }
 
@@ -136,5 +170,63 @@ pub fn adamw_8bit(options: &AdamW, parameter: &mut [f32], gradient: &[f32], stat
             state.first[j] = code;
             state.second[j] = crate::nf4::nearest(unsigned, if v_max == 0.0 { 0.0 } else { v[i] / v_max });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Random, assert_close, at_every_level};
+
+    const OPTIONS: AdamW = AdamW {
+        lr: 1e-2,
+        beta1: 0.9,
+        beta2: 0.999,
+        eps: 1e-8,
+        weight_decay: 0.1,
+        step: 1,
+        gradient_scale: 1.0,
+    };
+
+    #[test]
+    fn a_hand_computed_step_comes_out() {
+        // p = 1, g = 2: m = 0.2, v = 0.004, both corrected to 2 and 4; p = 1 (1 - 0.001) - 0.01 * 2 / (2 + 1e-8).
+        at_every_level(|level| {
+            let (mut p, mut m, mut v) = ([1.0], [0.0], [0.0]);
+            adamw(&OPTIONS, &mut p, &[2.0], &mut m, &mut v);
+            assert_close(&format!("{level:?}"), &[p[0], m[0], v[0]], &[0.989, 0.2, 0.004], 1e-7);
+        });
+    }
+
+    #[test]
+    fn steps_equal_the_recurrence_in_f64() {
+        let mut random = Random(41);
+        let n = 20_011;
+        let start = random.vector(n);
+        let gradients: Vec<Vec<f32>> = (0..4).map(|_| random.vector(n)).collect();
+        let (mut p64, mut m64, mut v64) = (vec![0.0; n], vec![0.0; n], vec![0.0; n]);
+        let (b1, b2) = (f64::from(OPTIONS.beta1), f64::from(OPTIONS.beta2));
+        let lr = f64::from(OPTIONS.lr);
+        for i in 0..n {
+            p64[i] = f64::from(start[i]);
+            for (t, gradient) in gradients.iter().enumerate() {
+                let (g, t) = (0.5 * f64::from(gradient[i]), t as i32 + 1);
+                p64[i] *= 1.0 - lr * f64::from(OPTIONS.weight_decay);
+                m64[i] = b1 * m64[i] + (1.0 - b1) * g;
+                v64[i] = b2 * v64[i] + (1.0 - b2) * g * g;
+                let (m, v) = (m64[i] / (1.0 - b1.powi(t)), v64[i] / (1.0 - b2.powi(t)));
+                p64[i] -= lr * m / (v.sqrt() + f64::from(OPTIONS.eps));
+            }
+        }
+        at_every_level(|level| {
+            let (mut p, mut m, mut v) = (start.clone(), vec![0.0; n], vec![0.0; n]);
+            for (t, gradient) in gradients.iter().enumerate() {
+                let options = AdamW { step: t as u64 + 1, gradient_scale: 0.5, ..OPTIONS };
+                adamw(&options, &mut p, gradient, &mut m, &mut v);
+            }
+            assert_close(&format!("{level:?} parameter"), &p, &p64, 1e-6);
+            assert_close(&format!("{level:?} first"), &m, &m64, 1e-6);
+            assert_close(&format!("{level:?} second"), &v, &v64, 1e-6);
+        });
     }
 }

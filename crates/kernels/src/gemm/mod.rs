@@ -55,7 +55,9 @@ impl Weight<'_> {
     pub fn read(&self, from: usize, out: &mut [f32]) {
         match self {
             Weight::F32(values) => out.copy_from_slice(&values[from..from + out.len()]),
-            Weight::Bf16(values) => crate::convert::bf16_to_f32(&values[from..from + out.len()], out),
+            Weight::Bf16(values) => {
+                crate::convert::widen(crate::level::level(), &values[from..from + out.len()], out)
+            }
             Weight::Nf4(matrix) => matrix.read(from, out),
         }
     }
