@@ -8,6 +8,7 @@
 pub mod adapters;
 pub mod architectures;
 pub mod batch;
+pub mod chat;
 pub mod config;
 pub mod decoder;
 pub mod error;

@@ -43,8 +43,8 @@ impl Default for TrainerOptions {
         Self {
             vocab_size: 16_384,
             special_tokens: named.into_iter().chain((0..13).map(|i| format!("<|extra_{i}|>"))).collect(),
-            longest_token_chars: 16,
-            longest_piece_chars: 16,
+            longest_token_chars: 24,
+            longest_piece_chars: 24,
             most_pieces: 4_000_000,
             chat_template: None,
         }
