@@ -9,10 +9,9 @@ pub(crate) enum Slot {
     SharedPack,
     /// Panels of one thread.
     OwnPack,
-    RowsA,
-    RowsB,
-    RowsC,
-    RowsD,
+    /// Blocks of scores.
+    Scores,
+    /// Sums of the tasks of a reduction.
     Partials,
 }
 

@@ -1,6 +1,20 @@
 //! Attention over packed sequences.
+//!
+//! Queries and keys are processed in blocks whose scores stay in the cache (Dao et al. 2022). Blocks of keys start at the
+//! first key of their sequence whatever the queries are, so that the output of a query does not depend on the other
+//! queries computed with it.
+
+mod backward;
+mod forward;
+#[cfg(test)]
+mod tests;
+
+use std::ops::Range;
 
 use crate::gemm::{Precision, check};
+
+/// Keys in a block.
+const KEYS: usize = 128;
 
 /// What [`attention`] computes.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -29,7 +43,7 @@ pub struct AttentionShape<'a> {
 ///
 /// When a slice does not have the length of its shape or `cu_q`, `cu_k` do not ascend from 0 to the end.
 pub fn attention(
-    _precision: Precision,
+    precision: Precision,
     shape: &AttentionShape,
     cu_q: &[u32],
     cu_k: &[u32],
@@ -39,24 +53,9 @@ pub fn attention(
     out: &mut [f32],
     lse: &mut [f32],
 ) {
-    let plan = Plan::new("attention", shape, cu_q, cu_k, q, k, v);
-    check("attention", [("out", out.len(), q.len()), ("lse", lse.len(), shape.heads * plan.tokens)]);
-    let d = shape.head_dim;
-    let mut scores = Vec::new();
-    plan.each_query(|head, token, keys| {
-        plan.scores(shape, head, token, keys.clone(), q, k, &mut scores);
-        let max = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let total: f32 = scores.iter().map(|&s| (s - max).exp()).sum();
-        lse[head * plan.tokens + token] =
-            if scores.is_empty() { f32::NEG_INFINITY } else { max + total.ln() };
-        let out = &mut out[(token * shape.heads + head) * d..][..d];
-        out.fill(0.0);
-        for (&score, key) in scores.iter().zip(keys) {
-            let p = (score - max).exp() / total;
-            let v = &v[(key * shape.kv_heads + head / plan.group) * d..][..d];
-            out.iter_mut().zip(v).for_each(|(o, v)| *o += p * v);
-        }
-    });
+    let tokens = check_shape("attention", shape, cu_q, cu_k, q, k, v);
+    check("attention", [("out", out.len(), q.len()), ("lse", lse.len(), shape.heads * tokens)]);
+    forward::run(precision, shape, cu_q, cu_k, q, k, v, out, lse);
 }
 
 /// Writes the gradients of [`attention`]: with `p = exp(scale q k^T + bias - lse)`, `ds = p (dout v^T - sum(dout out))`:
@@ -66,7 +65,7 @@ pub fn attention(
 ///
 /// As [`attention`].
 pub fn attention_gradient(
-    _precision: Precision,
+    precision: Precision,
     shape: &AttentionShape,
     cu_q: &[u32],
     cu_k: &[u32],
@@ -80,118 +79,98 @@ pub fn attention_gradient(
     dk: &mut [f32],
     dv: &mut [f32],
 ) {
-    let plan = Plan::new("attention_gradient", shape, cu_q, cu_k, q, k, v);
+    let tokens = check_shape("attention_gradient", shape, cu_q, cu_k, q, k, v);
     check(
         "attention_gradient",
         [
             ("out", out.len(), q.len()),
-            ("lse", lse.len(), shape.heads * plan.tokens),
+            ("lse", lse.len(), shape.heads * tokens),
             ("dout", dout.len(), q.len()),
             ("dq", dq.len(), q.len()),
             ("dk", dk.len(), k.len()),
             ("dv", dv.len(), v.len()),
         ],
     );
-    let d = shape.head_dim;
-    dq.fill(0.0);
-    dk.fill(0.0);
-    dv.fill(0.0);
-    let mut scores = Vec::new();
-    plan.each_query(|head, token, keys| {
-        plan.scores(shape, head, token, keys.clone(), q, k, &mut scores);
-        let at = (token * shape.heads + head) * d;
-        let (q, out, dout, dq) = (&q[at..at + d], &out[at..at + d], &dout[at..at + d], &mut dq[at..at + d]);
-        let delta: f32 = out.iter().zip(dout).map(|(o, d)| o * d).sum();
-        for (&score, key) in scores.iter().zip(keys) {
-            let p = (score - lse[head * plan.tokens + token]).exp();
-            let at = (key * shape.kv_heads + head / plan.group) * d;
-            let dp: f32 = dout.iter().zip(&v[at..at + d]).map(|(a, b)| a * b).sum();
-            let ds = shape.scale * p * (dp - delta);
-            for i in 0..d {
-                dv[at + i] += p * dout[i];
-                dk[at + i] += ds * q[i];
-                dq[i] += ds * k[at + i];
-            }
-        }
-    });
+    backward::run(precision, shape, cu_q, cu_k, [q, k, v, out, lse, dout], [dq, dk, dv]);
 }
 
-struct Plan<'a> {
-    tokens: usize,
-    group: usize,
-    heads: usize,
+/// Returns the number of tokens.
+fn check_shape(
+    operation: &str,
+    shape: &AttentionShape,
+    cu_q: &[u32],
+    cu_k: &[u32],
+    q: &[f32],
+    k: &[f32],
+    v: &[f32],
+) -> usize {
+    let AttentionShape { heads, kv_heads, head_dim, .. } = *shape;
+    assert!(
+        kv_heads > 0 && head_dim > 0 && heads % kv_heads == 0,
+        "{operation}: {heads} heads of {head_dim} elements do not share {kv_heads} key heads"
+    );
+    assert!(
+        cu_q.len() == cu_k.len() && !cu_q.is_empty(),
+        "{operation}: cu_q has {} entries and cu_k {}; both need one more than there are sequences",
+        cu_q.len(),
+        cu_k.len()
+    );
+    for cu in [cu_q, cu_k] {
+        assert!(cu[0] == 0 && cu.is_sorted(), "{operation}: sequence starts must ascend from 0");
+    }
+    let (tokens, keys) = (cu_q[cu_q.len() - 1] as usize, cu_k[cu_k.len() - 1] as usize);
+    check(
+        operation,
+        [
+            ("q", q.len(), tokens * heads * head_dim),
+            ("k", k.len(), keys * kv_heads * head_dim),
+            ("v", v.len(), keys * kv_heads * head_dim),
+            ("alibi_slopes", shape.alibi_slopes.map_or(heads, <[f32]>::len), heads),
+        ],
+    );
+    tokens
+}
+
+/// How many of `count` keys row `i` sees, when the first row would see `visible` if that were possible.
+fn seen(causal: bool, visible: isize, i: usize, count: usize) -> usize {
+    if causal { (visible + i as isize).clamp(0, count as isize) as usize } else { count }
+}
+
+/// One sequence of a packed batch.
+#[derive(Clone)]
+struct Sequence {
+    queries: Range<usize>,
+    keys: Range<usize>,
     causal: bool,
-    cu_q: &'a [u32],
-    cu_k: &'a [u32],
 }
 
-impl<'a> Plan<'a> {
-    fn new(
-        operation: &str,
-        shape: &AttentionShape,
-        cu_q: &'a [u32],
-        cu_k: &'a [u32],
-        q: &[f32],
-        k: &[f32],
-        v: &[f32],
-    ) -> Self {
-        let AttentionShape { heads, kv_heads, head_dim, .. } = *shape;
-        assert!(
-            kv_heads > 0 && heads % kv_heads == 0,
-            "{operation}: {heads} heads do not share {kv_heads} key heads"
-        );
-        assert!(
-            cu_q.len() == cu_k.len() && !cu_q.is_empty(),
-            "{operation}: cu_q and cu_k name different sequences"
-        );
-        for cu in [cu_q, cu_k] {
-            assert!(cu[0] == 0 && cu.is_sorted(), "{operation}: sequence starts must ascend from 0");
-        }
-        let (tokens, keys) = (cu_q[cu_q.len() - 1] as usize, cu_k[cu_k.len() - 1] as usize);
-        check(
-            operation,
-            [
-                ("q", q.len(), tokens * heads * head_dim),
-                ("k", k.len(), keys * kv_heads * head_dim),
-                ("v", v.len(), keys * kv_heads * head_dim),
-                ("alibi_slopes", shape.alibi_slopes.map_or(heads, <[f32]>::len), heads),
-            ],
-        );
-        Self { tokens, group: heads / kv_heads, heads, causal: shape.causal, cu_q, cu_k }
-    }
-
-    fn each_query(&self, mut f: impl FnMut(usize, usize, std::ops::Range<usize>)) {
-        for s in 0..self.cu_q.len() - 1 {
-            let (q0, q1) = (self.cu_q[s] as usize, self.cu_q[s + 1] as usize);
-            let (k0, k1) = (self.cu_k[s] as usize, self.cu_k[s + 1] as usize);
-            for head in 0..self.heads {
-                for token in q0..q1 {
-                    let end = if self.causal { (k1 + token + 1).saturating_sub(q1).max(k0) } else { k1 };
-                    f(head, token, k0..end);
-                }
-            }
+impl Sequence {
+    fn new(shape: &AttentionShape, cu_q: &[u32], cu_k: &[u32], index: usize) -> Self {
+        Self {
+            queries: cu_q[index] as usize..cu_q[index + 1] as usize,
+            keys: cu_k[index] as usize..cu_k[index + 1] as usize,
+            causal: shape.causal,
         }
     }
 
-    fn scores(
-        &self,
-        shape: &AttentionShape,
-        head: usize,
-        token: usize,
-        keys: std::ops::Range<usize>,
-        q: &[f32],
-        k: &[f32],
-        scores: &mut Vec<f32>,
-    ) {
-        let d = shape.head_dim;
-        let q = &q[(token * shape.heads + head) * d..][..d];
-        let slope = shape.alibi_slopes.map_or(0.0, |slopes| slopes[head]);
-        scores.clear();
-        let first = keys.start;
-        scores.extend(keys.map(|key| {
-            let k = &k[(key * shape.kv_heads + head / self.group) * d..][..d];
-            let dot: f32 = q.iter().zip(k).map(|(a, b)| a * b).sum();
-            shape.scale * dot + slope * (key - first) as f32
-        }));
+    /// How many keys the query `token` sees.
+    fn visible(&self, token: usize) -> usize {
+        if self.causal {
+            (self.keys.len() + token + 1).saturating_sub(self.queries.end)
+        } else {
+            self.keys.len()
+        }
+    }
+
+    /// How many keys of the block from `first` the query `token` sees, before it is cut to the block: negative for a query
+    /// that sees none of the keys before the block either.
+    fn visible_from(&self, first: usize, token: usize) -> isize {
+        self.keys.len() as isize + token as isize + 1 - self.queries.end as isize - first as isize
+    }
+
+    /// The blocks of queries, of `rows` each.
+    fn query_blocks(&self, rows: usize) -> impl Iterator<Item = Range<usize>> {
+        let end = self.queries.end;
+        self.queries.clone().step_by(rows).map(move |from| from..end.min(from + rows))
     }
 }

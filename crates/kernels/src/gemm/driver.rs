@@ -26,6 +26,19 @@ const SERIAL_PRODUCTS: usize = 64 * 1024;
 /// Rows of A up to which B is not packed as a whole: every thread packs the panels of its own columns and uses each at once.
 const FEW_ROWS: usize = 112;
 
+/// The tiles for packed words of a format.
+pub(super) fn tiles(level: Level, format: Format) -> Tiles {
+    match (level, format) {
+        #[cfg(target_arch = "x86_64")]
+        (Level::Avx512, Format::Pairs) => super::tile::AVX512_DOT,
+        #[cfg(target_arch = "x86_64")]
+        (Level::Avx512, _) => super::tile::AVX512,
+        #[cfg(target_arch = "x86_64")]
+        (Level::Avx2, _) => super::tile::AVX2,
+        _ => SCALAR,
+    }
+}
+
 /// One product `C = alpha A B + beta C`: `m` lines of `a`, `n` lines of `b`, sums over `k`; `c (m, n)`.
 pub(super) struct Product<'a> {
     pub(super) level: Level,
@@ -55,18 +68,6 @@ impl Product<'_> {
         if self.m <= FEW_ROWS { self.by_columns(&c) } else { self.by_rows(&c) }
     }
 
-    fn tiles(&self) -> Tiles {
-        match (self.level, self.format) {
-            #[cfg(target_arch = "x86_64")]
-            (Level::Avx512, Format::Pairs) => super::tile::AVX512_DOT,
-            #[cfg(target_arch = "x86_64")]
-            (Level::Avx512, _) => super::tile::AVX512,
-            #[cfg(target_arch = "x86_64")]
-            (Level::Avx2, _) => super::tile::AVX2,
-            _ => SCALAR,
-        }
-    }
-
     /// Elements of `k` in a block: a multiple of 64, so that blocks of NF4 are rarely cut.
     fn block(&self) -> usize {
         let most = if self.format == Format::Pairs { 2 * BLOCK_STEPS } else { BLOCK_STEPS };
@@ -81,7 +82,7 @@ impl Product<'_> {
 
     /// Few rows: A is packed once, each task packs one panel of B after the other and uses it for all rows.
     fn by_columns(&self, c: &Parts<f32>) {
-        let tiles = self.tiles();
+        let tiles = tiles(self.level, self.format);
         let block = self.block();
         let panels = self.n.div_ceil(tiles.cols);
         let steps = self.format.steps(block);
@@ -123,7 +124,7 @@ impl Product<'_> {
 
     /// Many rows: B is packed by all threads into shared panels, then each task packs some rows of A and uses all panels.
     fn by_rows(&self, c: &Parts<f32>) {
-        let tiles = self.tiles();
+        let tiles = tiles(self.level, self.format);
         let block = self.block();
         let steps = self.format.steps(block);
         let blocks = self.k.div_ceil(block).min((SHARED_WORDS / (steps * self.n)).max(2));

@@ -1,5 +1,6 @@
 //! Products with a weight matrix, and their gradients.
 
+pub(crate) mod block;
 mod driver;
 mod pack;
 #[cfg(target_arch = "x86_64")]
