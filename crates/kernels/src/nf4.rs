@@ -238,10 +238,11 @@ fn dynamic_map(signed: bool) -> [f32; 256] {
     for decade in 0..7_u32 {
         let items = (1_usize << decade) << usize::from(!signed);
         let power = 10.0_f64.powi(decade as i32 - 6) as f32;
-        // torch.linspace(0.1, 1, items + 1) counts from both ends; the last bit of the values depends on it.
+        // torch.linspace(0.1, 1, items + 1) counts from both ends and rounds once; the last bit of the values depends on it.
         let step = (1.0_f32 - 0.1) / items as f32;
         let bound = |i: usize| {
-            if i < (items + 1) / 2 { 0.1 + step * i as f32 } else { 1.0 - step * (items - i) as f32 }
+            let low = i < (items + 1) / 2;
+            if low { step.mul_add(i as f32, 0.1) } else { (-step).mul_add((items - i) as f32, 1.0) }
         };
         for i in 0..items {
             let mean = power * ((bound(i) + bound(i + 1)) / 2.0);

@@ -1,9 +1,12 @@
 //! AdamW (Loshchilov and Hutter 2019), with the arithmetic of `torch.optim.AdamW`.
 
+use std::io::Write as _;
+
 use crate::gemm::check;
 use crate::level::level;
+use crate::nf4::{nearest, signed_dynamic_map, unsigned_dynamic_map};
 use crate::simd::simd;
-use crate::threads::{Parts, parallel_elements};
+use crate::threads::{Parts, parallel_elements, parallel_rows};
 
 /// The numbers of one AdamW step.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -65,8 +68,8 @@ simd! {
         first: &mut [f32],
         second: &mut [f32],
     ) {
-        let (beta1, other1) = (v.splat(options.beta1), v.splat(1.0 - options.beta1));
-        let (beta2, other2) = (v.splat(options.beta2), v.splat(1.0 - options.beta2));
+        let (beta1, other1) = (v.splat(options.beta1), v.splat(factors.other1));
+        let (beta2, other2) = (v.splat(options.beta2), v.splat(factors.other2));
         let (scale, eps) = (v.splat(options.gradient_scale), v.splat(options.eps));
         let (decay, rate, root) = (v.splat(factors.decay), v.splat(-factors.rate), v.splat(factors.root));
         for i in (0..parameter.len()).step_by(V::N) {
@@ -89,19 +92,34 @@ struct Factors {
     rate: f32,
     /// `1 / sqrt(1 - b2^t)`.
     root: f32,
+    /// `1 - b1`.
+    other1: f32,
+    /// `1 - b2`.
+    other2: f32,
 }
 
 impl Factors {
     fn new(options: &AdamW) -> Self {
         let t = i32::try_from(options.step).unwrap_or(i32::MAX);
-        let correction1 = 1.0 - f64::from(options.beta1).powi(t);
-        let correction2 = 1.0 - f64::from(options.beta2).powi(t);
+        let [lr, beta1, beta2] = [options.lr, options.beta1, options.beta2].map(decimal);
         Self {
-            decay: (1.0 - f64::from(options.lr) * f64::from(options.weight_decay)) as f32,
-            rate: (f64::from(options.lr) / correction1) as f32,
-            root: (1.0 / correction2.sqrt()) as f32,
+            decay: (1.0 - lr * decimal(options.weight_decay)) as f32,
+            rate: (lr / (1.0 - beta1.powi(t))) as f32,
+            root: (1.0 / (1.0 - beta2.powi(t)).sqrt()) as f32,
+            other1: (1.0 - beta1) as f32,
+            other2: (1.0 - beta2) as f32,
         }
     }
+}
+
+/// The number that a person wrote for `x`: 0.999 rather than the `f32` nearest to it, whose difference to 1 is 1.3e-5 of
+/// it off. Other implementations take these factors from f64 values.
+fn decimal(x: f32) -> f64 {
+    let mut text = [0_u8; 64];
+    let mut rest = &mut text[..];
+    let written = write!(rest, "{x:e}").map(|()| rest.len());
+    let len = written.map_or(0, |rest| text.len() - rest);
+    std::str::from_utf8(&text[..len]).ok().and_then(|text| text.parse().ok()).unwrap_or(f64::from(x))
 }
 
 /// Both moments of [`adamw_8bit`], blocks of 256 elements with one scale each (Dettmers et al. 2022).
@@ -120,7 +138,7 @@ pub struct AdamW8bitState {
 impl AdamW8bitState {
     /// The state before the first step of a parameter of `len` elements.
     pub fn new(len: usize) -> Self {
-        let blocks = len.div_ceil(256);
+        let blocks = len.div_ceil(BLOCK);
         Self {
             first: vec![0; len],
             second: vec![0; len],
@@ -137,7 +155,7 @@ impl AdamW8bitState {
 /// When the slices differ in length.
 pub fn adamw_8bit(options: &AdamW, parameter: &mut [f32], gradient: &[f32], state: &mut AdamW8bitState) {
     let n = parameter.len();
-    let blocks = n.div_ceil(256);
+    let blocks = n.div_ceil(BLOCK);
     check(
         "adamw_8bit",
         [
@@ -148,29 +166,56 @@ pub fn adamw_8bit(options: &AdamW, parameter: &mut [f32], gradient: &[f32], stat
             ("second_absmax", state.second_absmax.len(), blocks),
         ],
     );
-    let (signed, unsigned) = (crate::nf4::signed_dynamic_map(), crate::nf4::unsigned_dynamic_map());
-    for block in 0..blocks {
-        let at = block * 256..n.min(block * 256 + 256);
-        let len = at.len();
-        let (mut m, mut v) = ([0.0_f32; 256], [0.0_f32; 256]);
-        for (i, j) in at.clone().enumerate() {
-            m[i] = signed[usize::from(state.first[j])] * state.first_absmax[block];
-            v[i] = unsigned[usize::from(state.second[j])] * state.second_absmax[block];
+    let (level, factors) = (level(), Factors::new(options));
+    let (parameter, first, second) =
+        (Parts::new(parameter), Parts::new(&mut state.first), Parts::new(&mut state.second));
+    let (first_absmax, second_absmax) =
+        (Parts::new(&mut state.first_absmax), Parts::new(&mut state.second_absmax));
+    parallel_rows(blocks, BLOCK, |from, count| {
+        for block in from..from + count {
+            let at = block * BLOCK..n.min((block + 1) * BLOCK);
+            // SAFETY: each block belongs to one task.
+            let (parameter, first, second, first_absmax, second_absmax) = unsafe {
+                (
+                    parameter.part(at.start, at.len()),
+                    first.part(at.start, at.len()),
+                    second.part(at.start, at.len()),
+                    &mut first_absmax.part(block, 1)[0],
+                    &mut second_absmax.part(block, 1)[0],
+                )
+            };
+            let (mut m, mut v) = ([0.0_f32; BLOCK], [0.0_f32; BLOCK]);
+            let (m, v) = (&mut m[..at.len()], &mut v[..at.len()]);
+            restore(signed_dynamic_map(), first, *first_absmax, m);
+            restore(unsigned_dynamic_map(), second, *second_absmax, v);
+            adamw_part(level, options, &factors, parameter, &gradient[at], m, v);
+            *first_absmax = store(signed_dynamic_map(), m, first);
+            *second_absmax = store(unsigned_dynamic_map(), v, second);
         }
-        adamw(options, &mut parameter[at.clone()], &gradient[at.clone()], &mut m[..len], &mut v[..len]);
-        let largest = |x: &[f32]| x.iter().fold(0.0_f32, |max, x| max.max(x.abs()));
-        let (m_max, v_max) = (largest(&m[..len]), largest(&v[..len]));
-        (state.first_absmax[block], state.second_absmax[block]) = (m_max, v_max);
-        for (i, j) in at.enumerate() {
-            let mut code = crate::nf4::nearest(signed, if m_max == 0.0 { 0.0 } else { m[i] / m_max });
-            // A first moment that lost its sign would push the parameter the wrong way.
-            if signed[usize::from(code)].is_sign_negative() != m[i].is_sign_negative() {
-                code = if m[i] > 0.0 { code.saturating_add(1) } else { code.saturating_sub(1) };
-            }
-            state.first[j] = code;
-            state.second[j] = crate::nf4::nearest(unsigned, if v_max == 0.0 { 0.0 } else { v[i] / v_max });
+    });
+}
+
+/// Elements that share one scale.
+const BLOCK: usize = 256;
+
+fn restore(map: &[f32; 256], codes: &[u8], absmax: f32, values: &mut [f32]) {
+    for (value, &code) in values.iter_mut().zip(codes) {
+        *value = map[usize::from(code)] * absmax;
+    }
+}
+
+/// Writes the codes nearest to `values` and returns their scale.
+fn store(map: &[f32; 256], values: &[f32], codes: &mut [u8]) -> f32 {
+    let absmax = values.iter().fold(0.0_f32, |max, x| max.max(x.abs()));
+    for (code, &value) in codes.iter_mut().zip(values) {
+        let scaled = if absmax > 0.0 { value / absmax } else { 0.0 };
+        *code = nearest(map, scaled);
+        // A first moment that lost its sign would push the parameter the wrong way.
+        if map[usize::from(*code)].is_sign_negative() != scaled.is_sign_negative() {
+            *code = if scaled > 0.0 { code.saturating_add(1) } else { code.saturating_sub(1) };
         }
     }
+    absmax
 }
 
 #[cfg(test)]
@@ -205,13 +250,12 @@ mod tests {
         let start = random.vector(n);
         let gradients: Vec<Vec<f32>> = (0..4).map(|_| random.vector(n)).collect();
         let (mut p64, mut m64, mut v64) = (vec![0.0; n], vec![0.0; n], vec![0.0; n]);
-        let (b1, b2) = (f64::from(OPTIONS.beta1), f64::from(OPTIONS.beta2));
-        let lr = f64::from(OPTIONS.lr);
+        let (b1, b2, lr, wd) = (0.9, 0.999, 1e-2, 0.1);
         for i in 0..n {
             p64[i] = f64::from(start[i]);
             for (t, gradient) in gradients.iter().enumerate() {
                 let (g, t) = (0.5 * f64::from(gradient[i]), t as i32 + 1);
-                p64[i] *= 1.0 - lr * f64::from(OPTIONS.weight_decay);
+                p64[i] *= 1.0 - lr * wd;
                 m64[i] = b1 * m64[i] + (1.0 - b1) * g;
                 v64[i] = b2 * v64[i] + (1.0 - b2) * g * g;
                 let (m, v) = (m64[i] / (1.0 - b1.powi(t)), v64[i] / (1.0 - b2.powi(t)));
