@@ -9,8 +9,11 @@ use taiyi_corpus::offsets::{ByteSpan, TextIndex};
 use taiyi_corpus::schema::Document;
 use taiyi_instruct::{Ask, DatasetLabels, Triple};
 
+use crate::error::EvalError;
 use crate::items::{Gold, Item, ItemOptions, Items};
+use crate::metrics::Metric;
 use crate::predictions::{Given, PredictedEntity, Prediction};
+use crate::score::{Scored, score};
 
 /// A baseline, ready to predict.
 pub struct Baseline {
@@ -307,4 +310,36 @@ fn lowered(text: &str) -> String {
         }
     };
     text.chars().map(lower).collect()
+}
+
+/// A baseline with its scores.
+pub struct ScoredBaseline {
+    /// Its name.
+    pub name: &'static str,
+    /// What it does.
+    pub description: String,
+    /// Its predictions and scores.
+    pub scored: Scored,
+    /// The expected score of one that draws.
+    pub expected: Option<f64>,
+}
+
+/// Scores baselines on items.
+///
+/// # Errors
+/// When a metric cannot be applied to what an item asks.
+pub fn score_all(
+    baselines: &[Baseline],
+    items: &[Item],
+    metrics: &[Metric],
+) -> Result<Vec<ScoredBaseline>, EvalError> {
+    let one = |baseline: &Baseline| {
+        Ok(ScoredBaseline {
+            name: baseline.name,
+            description: baseline.description.clone(),
+            scored: score(items, &baseline.predict(items), metrics)?,
+            expected: baseline.expected(items),
+        })
+    };
+    baselines.iter().map(one).collect()
 }

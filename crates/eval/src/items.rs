@@ -101,6 +101,8 @@ pub struct Items {
     pub skipped: BTreeMap<String, usize>,
     /// What is asked of each document.
     pub ask: Ask,
+    /// At most so many items were to be taken.
+    pub limit: Option<usize>,
     /// The labels that were offered.
     pub labels: DatasetLabels,
     /// The language of the first document; English where there is none.
@@ -262,6 +264,7 @@ impl Items {
             items: Vec::new(),
             skipped: BTreeMap::new(),
             ask: options.ask,
+            limit: options.limit,
             labels: DatasetLabels::default(),
             language: Language::En,
         };

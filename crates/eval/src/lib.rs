@@ -7,6 +7,7 @@
 pub mod baselines;
 pub mod benchmark;
 pub mod bootstrap;
+pub mod comparison;
 mod error;
 pub mod items;
 pub mod metrics;
@@ -17,9 +18,11 @@ pub mod score;
 
 pub use baselines::Baseline;
 pub use benchmark::Benchmark;
+pub use comparison::Comparison;
 pub use error::EvalError;
 pub use items::{Gold, Item, ItemOptions, Items, items};
 pub use metrics::Metric;
 pub use predictions::{Given, Prediction};
+pub use report::{BenchmarkReport, EvalReport};
 pub use run::{Progress, Prompt, Replier, Reply, ReplyError, Run, run};
 pub use score::{Scored, Scores, score};

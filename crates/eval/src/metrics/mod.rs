@@ -39,6 +39,35 @@ impl Metric {
             Self::Accuracy => "accuracy",
         }
     }
+
+    /// What is compared, in a sentence.
+    pub fn rule(self) -> &'static str {
+        match self {
+            Self::StrictMicroF1 => {
+                "An entity counts when span and type are those of the gold; every place of a string in the reply is taken, \
+                 and a string that is not in the text is a false positive."
+            }
+            Self::SurfaceMicroF1 => {
+                "Distinct strings per document and type are compared, without regard to case and spacing."
+            }
+            Self::TripleMicroF1 => {
+                "A relation counts when type, head and tail are those of the gold; any name of a concept counts."
+            }
+            Self::LabelMicroF1 => "Labels per text are compared.",
+            Self::Accuracy => "The share of items with the right answer; an unanswered one is wrong.",
+        }
+    }
+
+    /// The name in a table for people.
+    pub fn display_name(self) -> &'static str {
+        match self {
+            Self::StrictMicroF1 => "strict F1",
+            Self::SurfaceMicroF1 => "surface F1",
+            Self::TripleMicroF1 => "triple F1",
+            Self::LabelMicroF1 => "label F1",
+            Self::Accuracy => "accuracy",
+        }
+    }
 }
 
 /// What was found, what was found wrongly, what was missed.

@@ -9,32 +9,84 @@ pub struct Page {
 }
 
 /// An entity to highlight: its place and the name of its type.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Highlight {
     /// Where, in code points of the text.
     pub span: CharSpan,
     /// Display name of the type.
     pub kind: String,
+    /// How it compares with the gold.
+    pub verdict: Verdict,
+}
+
+/// How a highlighted entity compares with the gold; each looks different without colours, too.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Verdict {
+    /// Nothing to compare with.
+    #[default]
+    Unknown,
+    /// In gold and prediction.
+    Right,
+    /// In the prediction only.
+    Wrong,
+    /// In the gold only.
+    Missed,
+}
+
+impl Highlight {
+    /// An entity without a gold to compare with.
+    pub fn new(span: CharSpan, kind: impl Into<String>) -> Self {
+        Self { span, kind: kind.into(), verdict: Verdict::Unknown }
+    }
+}
+
+impl Verdict {
+    fn class(self) -> &'static str {
+        match self {
+            Self::Unknown => "",
+            Self::Right => " class=\"right\"",
+            Self::Wrong => " class=\"wrong\"",
+            Self::Missed => " class=\"missed\"",
+        }
+    }
+
+    fn sign(self) -> &'static str {
+        match self {
+            Self::Unknown => "",
+            Self::Right => " ✓",
+            Self::Wrong => " ✗",
+            Self::Missed => " ○",
+        }
+    }
 }
 
 const STYLE: &str = "
-:root { color-scheme: light dark; --line: #8884; --soft: #8881; --accent: #1565c0; }
-body { font: 16px/1.55 system-ui, 'Noto Sans', 'Noto Sans CJK SC', 'PingFang SC', 'Microsoft YaHei', sans-serif;
-  max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.7rem; margin-bottom: .2rem; } h2 { font-size: 1.25rem; margin-top: 2.2rem; }
-.lead { color: #777; margin-top: 0; }
-table { border-collapse: collapse; margin: .8rem 0; font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem .8rem .3rem 0; border-bottom: 1px solid var(--line); text-align: right; }
-th:first-child, td:first-child, td.text, th.text { text-align: left; }
-th { font-weight: 600; } tr.best td { font-weight: 600; }
-figure { margin: 1rem 0; } figure svg { max-width: 100%; height: auto; background: #fff; border-radius: 6px; }
-figcaption { color: #777; font-size: .9rem; }
-.sample { border-left: 3px solid var(--line); padding: .3rem .9rem; margin: .8rem 0; background: var(--soft); }
-.sample .who { color: #777; font-size: .85rem; }
-mark { border-radius: 4px; padding: .05rem .25rem; color: inherit; }
-mark small { opacity: .75; margin-left: .3rem; }
+:root { color-scheme: light dark; --line: #8884; --soft: #8881; --dim: #6b6b6b; --good: #1b7a3d; --bad: #b3261e; }
+@media (prefers-color-scheme: dark) { :root { --dim: #a0a0a0; --good: #6dd58c; --bad: #f2b8b5; } }
+body { font: 16px/1.6 system-ui, 'Noto Sans', 'Noto Sans CJK SC', 'PingFang SC', 'Microsoft YaHei', sans-serif;
+  max-width: 62rem; margin: 2rem auto; padding: 0 1.2rem; }
+h1 { font-size: 1.8rem; line-height: 1.25; margin-bottom: .2rem; }
+h2 { font-size: 1.3rem; margin-top: 2.6rem; padding-top: .8rem; border-top: 1px solid var(--line); }
+h3 { font-size: 1.02rem; margin: 1.6rem 0 .3rem; }
+.lead { color: var(--dim); margin-top: 0; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; margin: .8rem 0; font-size: .92rem; font-variant-numeric: tabular-nums; }
+th, td { padding: .32rem .55rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; padding-left: 0; }
+th { font-weight: 600; vertical-align: bottom; white-space: normal; } tr.best td { font-weight: 600; }
+figure { margin: 1.2rem 0; } figure svg { max-width: 100%; height: auto; background: #fff; border-radius: 8px; border: 1px solid var(--line); }
+figcaption, .note { color: var(--dim); font-size: .88rem; } ul.facts { color: var(--dim); font-size: .88rem; padding-left: 1.2rem; }
+.sample { border-left: 3px solid var(--line); padding: .45rem .9rem; margin: .8rem 0; background: var(--soft); border-radius: 0 6px 6px 0; line-height: 1.95; overflow-wrap: anywhere; }
+.sample .who { color: var(--dim); font-size: .82rem; line-height: 1.5; }
+mark { border-radius: 4px; padding: .08rem .25rem; color: inherit; border-bottom: 2px solid transparent; }
+mark small { opacity: .8; margin-left: .3rem; font-size: .72em; }
+mark.right { border-bottom: 2px solid var(--good); } mark.wrong { border-bottom: 2px dashed var(--bad); }
+mark.missed { border-bottom: 3px dotted currentColor; background: none !important; }
+.good { color: var(--good); } .bad { color: var(--bad); }
 pre { background: var(--soft); padding: .7rem .9rem; overflow-x: auto; border-radius: 6px; white-space: pre-wrap; }
-.warn { border: 1px solid #c62828; border-radius: 6px; padding: .5rem .9rem; }
-.notice { color: #777; font-size: .9rem; border-top: 1px solid var(--line); margin-top: 3rem; padding-top: .6rem; }
+.warn { border: 1px solid var(--bad); border-radius: 6px; padding: .5rem .9rem; }
+.notice { color: var(--dim); font-size: .88rem; border-top: 1px solid var(--line); margin-top: 3rem; padding-top: .6rem; }
+@media print { body { margin: 0; max-width: none; } figure, .sample, tr { break-inside: avoid; } }
 ";
 
 /// Backgrounds of highlighted types, told apart also by their printed names.
@@ -45,33 +97,58 @@ impl Page {
     /// A page with a title and a line under it.
     pub fn new(title: &str, lead: &str) -> Self {
         let mut page = Self { title: title.to_owned(), body: String::new() };
-        page.body.push_str(&format!("<h1>{}</h1>\n<p class=\"lead\">{}</p>\n", escape(title), escape(lead)));
+        page.element("h1", "", title);
+        page.element("p", " class=\"lead\"", lead);
         page
+    }
+
+    fn element(&mut self, tag: &str, attributes: &str, text: &str) {
+        self.body.push_str(&format!("<{tag}{attributes}>{}</{tag}>\n", escape(text)));
     }
 
     /// A section's heading.
     pub fn heading(&mut self, text: &str) {
-        self.body.push_str(&format!("<h2>{}</h2>\n", escape(text)));
+        self.element("h2", "", text);
+    }
+
+    /// A heading inside a section.
+    pub fn subheading(&mut self, text: &str) {
+        self.element("h3", "", text);
     }
 
     /// A paragraph.
     pub fn paragraph(&mut self, text: &str) {
-        self.body.push_str(&format!("<p>{}</p>\n", escape(text)));
+        self.element("p", "", text);
+    }
+
+    /// A small remark.
+    pub fn note(&mut self, text: &str) {
+        self.element("p", " class=\"note\"", text);
+    }
+
+    /// A list of small remarks.
+    pub fn notes(&mut self, texts: &[String]) {
+        self.body.push_str("<ul class=\"facts\">\n");
+        for text in texts {
+            self.element("li", "", text);
+        }
+        self.body.push_str("</ul>\n");
     }
 
     /// A paragraph that must not be overlooked.
     pub fn warning(&mut self, text: &str) {
-        self.body.push_str(&format!("<p class=\"warn\">{}</p>\n", escape(text)));
+        self.element("p", " class=\"warn\"", text);
     }
 
     /// Preformatted text.
     pub fn code(&mut self, text: &str) {
-        self.body.push_str(&format!("<pre>{}</pre>\n", escape(text)));
+        self.element("pre", "", text);
     }
 
-    /// A table; the first column is text, the others are numbers. Rows in `best` are emphasised.
+    /// A table; the first column is text, the others are numbers. Rows in `best` are emphasised. A cell that starts
+    /// with ✓ or ✗ gets its colour.
     pub fn table(&mut self, header: &[&str], rows: &[Vec<String>], best: &[usize]) {
-        self.body.push_str("<table>\n<tr>");
+        self.body.push_str("<div class=\"wide\"><table>\n<tr>");
         for cell in header {
             self.body.push_str(&format!("<th>{}</th>", escape(cell)));
         }
@@ -79,11 +156,16 @@ impl Page {
         for (at, row) in rows.iter().enumerate() {
             self.body.push_str(if best.contains(&at) { "<tr class=\"best\">" } else { "<tr>" });
             for cell in row {
-                self.body.push_str(&format!("<td>{}</td>", escape(cell)));
+                let class = match cell.chars().next() {
+                    Some('✓') => " class=\"good\"",
+                    Some('✗') => " class=\"bad\"",
+                    _ => "",
+                };
+                self.body.push_str(&format!("<td{class}>{}</td>", escape(cell)));
             }
             self.body.push_str("</tr>\n");
         }
-        self.body.push_str("</table>\n");
+        self.body.push_str("</table></div>\n");
     }
 
     /// A figure: SVG text made by this crate, and its caption.
@@ -91,33 +173,52 @@ impl Page {
         self.body.push_str(&format!("<figure>{svg}<figcaption>{}</figcaption></figure>\n", escape(caption)));
     }
 
-    /// A text with its entities highlighted, under a line that says who found them.
+    /// A text under a line that says whose it is; line breaks are kept.
+    pub fn quoted(&mut self, who: &str, text: &str) {
+        let html = escape(text).replace('\n', "<br>");
+        self.body.push_str(&format!(
+            "<div class=\"sample\"><div class=\"who\">{}</div>{html}</div>\n",
+            escape(who)
+        ));
+    }
+
+    /// A text with its entities highlighted, under a line that says who found them. An entity inside another is drawn
+    /// inside it; of two that cross, the first is drawn.
     pub fn highlighted(&mut self, who: &str, text: &str, highlights: &[Highlight]) {
         let mut kinds: Vec<&str> = highlights.iter().map(|highlight| highlight.kind.as_str()).collect();
         kinds.sort_unstable();
         kinds.dedup();
-        let mut order: Vec<&Highlight> = highlights.iter().collect();
+        let mut order: Vec<&Highlight> =
+            highlights.iter().filter(|highlight| !highlight.span.is_empty()).collect();
         order.sort_by_key(|highlight| (highlight.span.start, std::cmp::Reverse(highlight.span.end)));
         let index = TextIndex::new(text);
         let mut html = String::new();
         let mut at = 0;
+        // The marks that are open, outermost first: where each ends and what stands before its end.
+        let mut open: Vec<(usize, String)> = Vec::new();
+        let mut upto = |html: &mut String, open: &mut Vec<(usize, String)>, position: usize| {
+            while let Some((end, closing)) = open.pop_if(|(end, _)| *end <= position) {
+                html.push_str(&escape(&text[at..end]));
+                html.push_str(&closing);
+                at = end;
+            }
+            html.push_str(&escape(&text[at..position]));
+            at = position;
+        };
         for highlight in order {
-            // Marks cannot overlap; the longer of two overlapping entities is drawn.
             let Some(bytes) = index.bytes(highlight.span) else { continue };
-            if bytes.start < at {
+            upto(&mut html, &mut open, bytes.start);
+            if open.last().is_some_and(|(end, _)| *end < bytes.end) {
                 continue;
             }
             let colour =
                 COLOURS[kinds.iter().position(|kind| *kind == highlight.kind).unwrap_or(0) % COLOURS.len()];
-            html.push_str(&escape(&text[at..bytes.start]));
-            html.push_str(&format!(
-                "<mark style=\"background:{colour}\">{}<small>{}</small></mark>",
-                escape(&text[bytes.start..bytes.end]),
-                escape(&highlight.kind)
-            ));
-            at = bytes.end;
+            html.push_str(&format!("<mark{} style=\"background:{colour}\">", highlight.verdict.class()));
+            let closing =
+                format!("<small>{}{}</small></mark>", escape(&highlight.kind), highlight.verdict.sign());
+            open.push((bytes.end, closing));
         }
-        html.push_str(&escape(&text[at..]));
+        upto(&mut html, &mut open, text.len());
         self.body.push_str(&format!(
             "<div class=\"sample\"><div class=\"who\">{}</div>{html}</div>\n",
             escape(who)
@@ -157,19 +258,45 @@ pub fn escape(text: &str) -> String {
 mod tests {
     use super::*;
 
+    fn highlight(start: usize, end: usize, kind: &str) -> Highlight {
+        Highlight::new(CharSpan::new(start, end), kind)
+    }
+
+    fn marked(text: &str, highlights: &[Highlight]) -> String {
+        let mut page = Page::new("t", "l");
+        page.highlighted("model", text, highlights);
+        let html = page.render();
+        let from = html.find("model</div>").unwrap() + "model</div>".len();
+        html[from..from + html[from..].find("</div>").unwrap()]
+            .replace(" style=\"background:", " \"")
+            .replace('"', "")
+    }
+
     #[test]
     fn highlights_are_marked_and_text_is_escaped() {
-        let mut page = Page::new("a <b>", "lead");
-        let highlight =
-            |start, end, kind: &str| Highlight { span: CharSpan::new(start, end), kind: kind.into() };
-        page.highlighted("model", "患者<高血压>三年", &[highlight(3, 6, "疾病"), highlight(4, 6, "部位")]);
-        let html = page.render();
-        assert!(
-            html.contains(
-                "患者&lt;<mark style=\"background:#90caf988\">高血压<small>疾病</small></mark>&gt;三年"
-            ),
-            "{html}"
-        );
-        assert!(html.contains("<h1>a &lt;b&gt;</h1>"));
+        let html = marked("患者<高血压>三年", &[highlight(3, 6, "疾病")]);
+        assert_eq!(html, "患者&lt;<mark #ffcc8088>高血压<small>疾病</small></mark>&gt;三年");
+        assert!(Page::new("a <b>", "lead").render().contains("<h1>a &lt;b&gt;</h1>"));
+    }
+
+    #[test]
+    fn an_entity_inside_another_is_drawn_inside_and_a_crossing_one_is_not() {
+        let nested = [highlight(0, 4, "a"), highlight(0, 2, "b"), highlight(2, 4, "b"), highlight(3, 6, "c")];
+        let html = marked("0123456", &nested);
+        let a = "<mark #ffcc8088><mark #90caf988>01<small>b</small></mark><mark #90caf988>23<small>b</small></mark><small>a</small></mark>456";
+        assert_eq!(html, a);
+    }
+
+    #[test]
+    fn verdicts_differ_by_sign_and_line_not_by_colour_alone() {
+        let with = |verdict| marked("x", &[Highlight { verdict, ..highlight(0, 1, "k") }]);
+        assert!(with(Verdict::Right).contains("class=right") && with(Verdict::Right).contains("k ✓"));
+        assert!(with(Verdict::Wrong).contains("class=wrong") && with(Verdict::Wrong).contains("k ✗"));
+        assert!(with(Verdict::Missed).contains("class=missed") && with(Verdict::Missed).contains("k ○"));
+    }
+
+    #[test]
+    fn spans_past_the_end_are_left_out() {
+        assert_eq!(marked("abc", &[highlight(2, 9, "k"), highlight(5, 4, "k")]), "abc");
     }
 }
