@@ -1,11 +1,13 @@
 //! The decoder as a learner: with its workspace, and with what must be beside its weights on disk.
 
 use crate::TrainError;
+use crate::fit::replace;
 use crate::learner::Learner;
 use crate::recipe::{Dtype, Recipe};
 use std::fs;
 use std::path::{Path, PathBuf};
 use taiyi_kernels::Precision;
+use taiyi_model::chat::ChatFormat;
 use taiyi_model::{Decoder, DecoderConfig, LoraConfig, Loss, PackedBatch, Parameter, StepOptions, Workspace};
 
 /// A decoder that is being trained, in full or through adapters.
@@ -16,6 +18,8 @@ pub struct DecoderLearner {
     tokenizer: PathBuf,
     /// How a fully trained model is saved.
     dtype: taiyi_model::Dtype,
+    /// Template of the chat format, where the recipe names one: whoever serves the result must use the same.
+    chat_template: Option<&'static str>,
 }
 
 impl DecoderLearner {
@@ -26,11 +30,7 @@ impl DecoderLearner {
     /// [`TrainError::Model`] for a checkpoint or adapter that is broken or does not fit, [`TrainError::Value`] when the
     /// recipe contradicts the adapter it goes on with.
     pub fn load(recipe: &Recipe, base: &Path, tokenizer: &Path) -> Result<Self, TrainError> {
-        let dtype = match recipe.dtype {
-            Dtype::F32 => taiyi_model::Dtype::F32,
-            Dtype::Bf16 => taiyi_model::Dtype::Bf16,
-            Dtype::Nf4 => taiyi_model::Dtype::Nf4,
-        };
+        let dtype = model_dtype(recipe.dtype);
         let precision = crate::fit::kernel_precision(recipe.compute_precision());
         let decoder = if recipe.from_scratch {
             let mut decoder = Decoder::random(DecoderConfig::load(base)?, recipe.seed)?;
@@ -58,6 +58,7 @@ impl DecoderLearner {
             base: base.to_owned(),
             tokenizer: tokenizer.to_owned(),
             dtype,
+            chat_template: recipe.chat_format.as_deref().and_then(ChatFormat::template_source),
         })
     }
 
@@ -69,6 +70,14 @@ impl DecoderLearner {
     /// Gives the model back.
     pub fn into_decoder(self) -> Decoder {
         self.decoder
+    }
+}
+
+pub(crate) fn model_dtype(dtype: Dtype) -> taiyi_model::Dtype {
+    match dtype {
+        Dtype::F32 => taiyi_model::Dtype::F32,
+        Dtype::Bf16 => taiyi_model::Dtype::Bf16,
+        Dtype::Nf4 => taiyi_model::Dtype::Nf4,
     }
 }
 
@@ -120,10 +129,14 @@ impl Learner for DecoderLearner {
     fn save(&mut self, folder: &Path) -> Result<(), TrainError> {
         if self.decoder.lora().is_some() {
             self.decoder.save_adapter(folder, &self.base.to_string_lossy())?;
-            return Ok(());
+        } else {
+            self.decoder.save(folder, self.dtype)?;
+            copy_tokenizer(&self.tokenizer, folder)?;
         }
-        self.decoder.save(folder, self.dtype)?;
-        copy_tokenizer(&self.tokenizer, folder)
+        if let Some(template) = self.chat_template {
+            replace(&folder.join("chat_template.jinja"), template.as_bytes())?;
+        }
+        Ok(())
     }
 }
 

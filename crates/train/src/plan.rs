@@ -2,24 +2,29 @@
 
 use crate::TrainError;
 use crate::data::Dataset;
+use crate::decoder::{lora, model_dtype};
+use crate::fit::kernel_precision;
 use crate::memory::{available_memory_bytes, human_bytes};
-use crate::recipe::{Checkpointing, Dtype, Kind, Precision, Recipe};
+use crate::recipe::{Checkpointing, Dtype, Kind, Recipe};
 use serde::{Deserialize, Serialize};
-use taiyi_model::DecoderConfig;
+use taiyi_model::plan::{PlanOptions, Training, plan};
+use taiyi_model::{Checkpoint, DecoderConfig};
 
 /// Bytes by purpose.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemoryPlan {
-    /// Weights that stay as they are.
-    pub frozen: u64,
-    /// Trainable weights, f32.
-    pub trainable: u64,
-    /// Their gradients, f32.
+    /// Weights, frozen or not.
+    pub weights: u64,
+    /// Adapters, f32.
+    pub adapters: u64,
+    /// Gradients of what is trainable, f32.
     pub gradients: u64,
     /// AdamW's two moments, f32.
     pub optimizer: u64,
-    /// Activations and workspaces of the largest micro-batch.
+    /// Activations of the largest micro-batch.
     pub activations: u64,
+    /// Logits and what else the output head needs.
+    pub head: u64,
     /// What the machine has left at the start; `None` where it does not tell.
     pub available: Option<u64>,
     /// Tokens of the largest micro-batch.
@@ -30,10 +35,13 @@ pub struct MemoryPlan {
     pub reason: String,
 }
 
+/// The program itself, the kernels' pack buffers, the data's index.
+const OTHER: u64 = 64 << 20;
+
 impl MemoryPlan {
     /// Everything added up.
     pub fn total(&self) -> u64 {
-        self.frozen + self.trainable + self.gradients + self.optimizer + self.activations
+        self.weights + self.adapters + self.gradients + self.optimizer + self.activations + self.head + OTHER
     }
 
     /// Whether the plan fits in what is available; true where that is unknown.
@@ -45,11 +53,13 @@ impl MemoryPlan {
 impl std::fmt::Display for MemoryPlan {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let rows = [
-            ("frozen weights", self.frozen),
-            ("trainable weights", self.trainable),
+            ("weights", self.weights),
+            ("adapters", self.adapters),
             ("gradients", self.gradients),
             ("optimizer", self.optimizer),
             ("activations", self.activations),
+            ("output head", self.head),
+            ("program", OTHER),
             ("total", self.total()),
         ];
         for (name, bytes) in rows {
@@ -65,12 +75,12 @@ impl std::fmt::Display for MemoryPlan {
 
 /// Works out the plan of a run, chooses the checkpointing where the recipe leaves it open, and refuses what cannot fit.
 pub(crate) fn of(recipe: &Recipe, config: &DecoderConfig, data: &Dataset) -> Result<MemoryPlan, TrainError> {
-    let plan = choose(recipe, config, tokens_at_once(recipe, data.longest()), available_memory_bytes());
+    let plan = choose(recipe, config, tokens_at_once(recipe, data.longest()), available_memory_bytes())?;
     match plan.available {
         Some(available) if !plan.fits() => Err(TrainError::Memory {
             needed: human_bytes(plan.total()),
             available: human_bytes(available),
-            hint: hint(recipe, config, &plan, available),
+            hint: hint(recipe, config, &plan, available)?,
         }),
         _ => Ok(plan),
     }
@@ -85,25 +95,50 @@ fn tokens_at_once(recipe: &Recipe, longest: usize) -> usize {
     }
 }
 
-fn choose(recipe: &Recipe, config: &DecoderConfig, tokens: usize, available: Option<u64>) -> MemoryPlan {
-    let plan = |every_block: bool, reason: &str| MemoryPlan {
-        activations: activations(recipe, config, tokens, every_block),
-        available,
-        tokens: tokens as u64,
-        every_block,
-        reason: reason.to_owned(),
-        ..weights(recipe, config)
+fn choose(
+    recipe: &Recipe,
+    config: &DecoderConfig,
+    tokens: usize,
+    available: Option<u64>,
+) -> Result<MemoryPlan, TrainError> {
+    let lora = lora(recipe);
+    let with = |every_block: bool, reason: &str| {
+        let options = PlanOptions {
+            dtype: model_dtype(recipe.dtype),
+            precision: kernel_precision(recipe.compute_precision()),
+            training: if recipe.lora_rank == 0 { Training::Full } else { Training::Lora(&lora) },
+            optimizer_bytes: 8,
+            tokens,
+            longest: recipe.max_length.min(tokens),
+            // Any of them may be an answer.
+            labelled: tokens,
+            checkpoint: if every_block { Checkpoint::EveryBlock } else { Checkpoint::None },
+            cached_tokens: 0,
+        };
+        let plan = plan(config, &options)?;
+        Ok(MemoryPlan {
+            weights: plan.weights as u64,
+            adapters: plan.adapters as u64,
+            gradients: plan.gradients as u64,
+            optimizer: plan.optimizer as u64,
+            activations: plan.activations as u64,
+            head: plan.head as u64,
+            available,
+            tokens: tokens as u64,
+            every_block,
+            reason: reason.to_owned(),
+        })
     };
     match recipe.checkpointing {
-        Checkpointing::None => plan(false, "the recipe says so"),
-        Checkpointing::EveryBlock => plan(true, "the recipe says so"),
+        Checkpointing::None => with(false, "the recipe says so"),
+        Checkpointing::EveryBlock => with(true, "the recipe says so"),
         Checkpointing::Auto => {
-            let all = plan(false, "auto: everything fits in four fifths of the available memory");
+            let all = with(false, "auto: everything fits in four fifths of the available memory")?;
             // The rest is for the page cache, which the token store and a checkpoint's write need, and for neighbours.
             if available.is_none_or(|available| all.total() <= available / 5 * 4) {
-                all
+                Ok(all)
             } else {
-                plan(
+                with(
                     true,
                     "auto: keeping everything would take more than four fifths of the available memory",
                 )
@@ -112,89 +147,17 @@ fn choose(recipe: &Recipe, config: &DecoderConfig, tokens: usize, available: Opt
     }
 }
 
-/// The plan of everything but activations.
-fn weights(recipe: &Recipe, config: &DecoderConfig) -> MemoryPlan {
-    let linears = linears(config);
-    let in_blocks =
-        config.num_hidden_layers * linears.iter().map(|&(_, input, output)| input * output).sum::<usize>();
-    let tables = config.vocab_size * config.hidden_size * if config.tie_word_embeddings { 1 } else { 2 };
-    // Norms and biases are f32 whatever the rest is.
-    let small = (2 * config.num_hidden_layers + 1) * config.hidden_size;
-    let (frozen, trainable) = if recipe.lora_rank == 0 {
-        (0, in_blocks + tables + small)
-    } else {
-        let bytes = match recipe.dtype {
-            Dtype::F32 => 4 * (in_blocks + tables),
-            Dtype::Bf16 => 2 * (in_blocks + tables),
-            Dtype::Nf4 => {
-                let table = if recipe.compute_precision() == Precision::F32 { 4 } else { 2 };
-                // Half a byte, a byte per 64 for the scale, four per 64 * 256 for the scale's scale.
-                in_blocks / 2 + in_blocks / 64 + in_blocks / 4096 + table * tables
-            }
-        };
-        let hit =
-            |name: &str| recipe.lora_targets.iter().any(|target| target == "all-linear" || target == name);
-        let pair = |&(name, input, output): &(&str, usize, usize)| {
-            let magnitude = if recipe.lora_dora { output } else { 0 };
-            if hit(name) { recipe.lora_rank * (input + output) + magnitude } else { 0 }
-        };
-        (bytes + 4 * small, config.num_hidden_layers * linears.iter().map(pair).sum::<usize>())
-    };
-    let trainable = 4 * trainable as u64;
-    MemoryPlan {
-        frozen: frozen as u64,
-        trainable,
-        gradients: trainable,
-        optimizer: 2 * trainable,
-        activations: 0,
-        available: None,
-        tokens: 0,
-        every_block: false,
-        reason: String::new(),
-    }
-}
-
-/// Linear layers of a block: name, inputs, outputs.
-fn linears(config: &DecoderConfig) -> Vec<(&'static str, usize, usize)> {
-    let (d, f) = (config.hidden_size, config.intermediate_size);
-    let (q, kv) =
-        (config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim);
-    // Qwen v1's names where query, key and value are one layer.
-    let names = if config.packed_qkv {
-        ["c_proj", "w2", "w1", "c_proj"]
-    } else {
-        ["o_proj", "gate_proj", "up_proj", "down_proj"]
-    };
-    let mut linears = if config.packed_qkv {
-        vec![("c_attn", d, q + 2 * kv)]
-    } else {
-        vec![("q_proj", d, q), ("k_proj", d, kv), ("v_proj", d, kv)]
-    };
-    linears.extend([(names[0], q, d), (names[1], d, f), (names[2], d, f), (names[3], f, d)]);
-    linears
-}
-
-/// Bytes of the decoder's workspace: what each block keeps, what all share, and the logits of a chunk of rows.
-fn activations(recipe: &Recipe, config: &DecoderConfig, tokens: usize, every_block: bool) -> u64 {
-    let (d, f, heads) = (config.hidden_size, config.intermediate_size, config.num_attention_heads);
-    let (q, kv) = (heads * config.head_dim, config.num_key_value_heads * config.head_dim);
-    let streams = (config.num_hidden_layers + 2) * d;
-    let low_rank = 7 * recipe.lora_rank;
-    let kept = 3 * d + 2 * q + 2 * kv + heads + 2 + 3 * f + low_rank;
-    let blocks = if every_block { 1 } else { config.num_hidden_layers };
-    let adapter = if recipe.lora_rank > 0 { 2 * d.max(f) + recipe.lora_rank } else { 0 };
-    let scratch = d + 3 * q + 4 * kv + 3 * f + adapter;
-    let head = 3 * d;
-    let logits = config.vocab_size * tokens.min(((1 << 24) / config.vocab_size.max(1)).clamp(16, 1024));
-    // Pack buffers of the products, code and the allocator's slack.
-    const FIXED: u64 = 64 << 20;
-    4 * (tokens * (streams + blocks * kept + scratch + head) + logits) as u64 + FIXED
-}
-
 /// Names changes that would fit, most effective first.
-fn hint(recipe: &Recipe, config: &DecoderConfig, plan: &MemoryPlan, available: u64) -> String {
+fn hint(
+    recipe: &Recipe,
+    config: &DecoderConfig,
+    plan: &MemoryPlan,
+    available: u64,
+) -> Result<String, TrainError> {
     let mut hints = Vec::new();
-    let try_out = |changed: Recipe, tokens: usize| choose(&changed, config, tokens, Some(available)).fits();
+    let try_out = |changed: Recipe, tokens: usize| {
+        choose(&changed, config, tokens, Some(available)).is_ok_and(|plan| plan.fits())
+    };
     let tokens = plan.tokens as usize;
     if !plan.every_block {
         let changed = Recipe { checkpointing: Checkpointing::EveryBlock, ..recipe.clone() };
@@ -223,10 +186,10 @@ fn hint(recipe: &Recipe, config: &DecoderConfig, plan: &MemoryPlan, available: u
         hints.push(format!("{fewer} tokens in a micro-batch (`{key}`) would fit"));
     }
     if hints.is_empty() {
-        let least = choose(&changed, config, 64, None).total();
+        let least = choose(&changed, config, 64, None)?.total();
         hints.push(format!("nothing in the recipe would: 64 tokens at a time need {}", human_bytes(least)));
     }
-    hints.join("; ")
+    Ok(hints.join("; "))
 }
 
 #[cfg(test)]
@@ -253,37 +216,36 @@ mod tests {
     }
 
     #[test]
-    fn weights_of_the_half_billion_model_are_counted_exactly() {
-        let full = weights(&recipe("f32", 0), &qwen2_half_b());
-        // 494,032,768 parameters in all, of which 27,648 biases are not in the plan.
-        let difference = 494_032_768 - full.trainable / 4;
-        assert_eq!(difference, 24 * (896 + 128 + 128));
-        let lora = weights(&recipe("nf4", 64), &qwen2_half_b());
-        // PEFT: trainable params: 35,192,832 at r = 64 on all linear layers.
-        assert_eq!(lora.trainable / 4, 35_192_832);
-        assert_eq!((lora.gradients, lora.optimizer), (lora.trainable, 2 * lora.trainable));
+    fn trainable_numbers_of_the_half_billion_model() {
+        let full = choose(&recipe("f32", 0), &qwen2_half_b(), 64, None).unwrap();
+        assert_eq!(full.weights / 4, 494_032_768);
+        assert_eq!((full.gradients, full.optimizer), (full.weights, 2 * full.weights));
+        // PEFT's count at r = 64 on all linear layers.
+        let lora = choose(&recipe("nf4", 64), &qwen2_half_b(), 64, None).unwrap();
+        assert_eq!(lora.adapters / 4, 35_192_832);
+        assert!(lora.weights < full.weights / 4, "{lora}");
     }
 
     #[test]
     fn auto_keeps_everything_where_it_fits_and_recomputes_where_it_does_not() {
         let (recipe, config) = (recipe("nf4", 64), qwen2_half_b());
-        let wide = choose(&recipe, &config, 1024, Some(64 << 30));
+        let wide = choose(&recipe, &config, 1024, Some(64 << 30)).unwrap();
         assert!(!wide.every_block && wide.fits());
-        let narrow = choose(&recipe, &config, 1024, Some(3 << 30));
+        let narrow = choose(&recipe, &config, 1024, Some(3 << 30)).unwrap();
         assert!(narrow.every_block && narrow.fits(), "{narrow}");
         assert!(narrow.activations < wide.activations / 4);
-        assert!(!choose(&recipe, &config, 1 << 20, Some(3 << 30)).fits());
+        assert!(!choose(&recipe, &config, 1 << 20, Some(3 << 30)).unwrap().fits());
         let said = Recipe { checkpointing: Checkpointing::None, ..recipe };
-        assert!(!choose(&said, &config, 1024, Some(3 << 30)).every_block);
+        assert!(!choose(&said, &config, 1024, Some(3 << 30)).unwrap().every_block);
     }
 
     #[test]
     fn what_cannot_fit_says_what_would() {
         let config = qwen2_half_b();
         let advice = |recipe: &Recipe, tokens, available| {
-            let plan = choose(recipe, &config, tokens, Some(available));
-            assert!(!plan.fits());
-            hint(recipe, &config, &plan, available)
+            let plan = choose(recipe, &config, tokens, Some(available)).unwrap();
+            assert!(!plan.fits(), "{plan}");
+            hint(recipe, &config, &plan, available).unwrap()
         };
         let f32_base = Recipe { checkpointing: Checkpointing::None, ..recipe("f32", 64) };
         let found = advice(&f32_base, 4096, 4 << 30);

@@ -1,6 +1,6 @@
 //! From a recipe to a trained model.
 
-use crate::data::{Dataset, TextWindows};
+use crate::data::{Dataset, RenderedSample, TextWindows};
 use crate::decoder::DecoderLearner;
 use crate::fit::{HeldOut, Run, Summary, check_unoccupied};
 use crate::observer::Observer;
@@ -9,6 +9,8 @@ use crate::validate::{BitsPerByte, TokenBytes, Windows, bits_per_byte};
 use crate::{TrainError, plan};
 use std::fs;
 use std::path::Path;
+use taiyi_instruct::{Conversation, Turn};
+use taiyi_model::chat::{ChatFormat, Message};
 use taiyi_model::tokenizer::Tokenizer;
 use taiyi_model::{Checkpoint, DecoderConfig};
 
@@ -40,15 +42,15 @@ pub fn train(
     tokenizer.check_fits(config.vocab_size)?;
     fs::create_dir_all(out).map_err(TrainError::file(out, "cannot create"))?;
 
-    let text = Text::new(recipe, tokenizer_folder, &tokenizer)?;
-    let data = text.dataset(&recipe.data, &out.join("tokens.partial"))?;
+    let preparation = Preparation::new(recipe, tokenizer_folder, &tokenizer)?;
+    let data = preparation.dataset(&recipe.data, &out.join("tokens.partial"), recipe.seed)?;
     let mut held_out = Vec::new();
     for (index, source) in recipe.validation.iter().flat_map(|validation| &validation.data).enumerate() {
         let store = out.join(format!("held_out_{index}.partial"));
         let source = Source { repeats: None, weight: None, ..source.clone() };
         held_out.push(HeldOut {
             name: source.label(),
-            data: text.dataset(std::slice::from_ref(&source), &store)?,
+            data: preparation.dataset(std::slice::from_ref(&source), &store, recipe.seed)?,
         });
     }
     let memory = plan::of(recipe, &config, &data)?;
@@ -86,31 +88,52 @@ pub fn evaluate_bits_per_byte<'a>(
 }
 
 /// How the data of a recipe become tokens.
-struct Text<'a> {
-    recipe: &'a Recipe,
-    tokenizer: &'a Tokenizer,
+enum Preparation<'a> {
+    Windows { tokenizer: &'a Tokenizer, windows: TextWindows },
+    Conversations { tokenizer: &'a Tokenizer, format: ChatFormat, max_length: usize },
 }
 
-impl<'a> Text<'a> {
-    fn new(recipe: &'a Recipe, _folder: &Path, tokenizer: &'a Tokenizer) -> Result<Self, TrainError> {
-        Ok(Self { recipe, tokenizer })
-    }
-
-    fn dataset(&self, sources: &[Source], store: &Path) -> Result<Dataset, TrainError> {
-        let recipe = self.recipe;
+impl<'a> Preparation<'a> {
+    fn new(recipe: &Recipe, folder: &Path, tokenizer: &'a Tokenizer) -> Result<Self, TrainError> {
+        if recipe.kind == Kind::Sft {
+            let format = match &recipe.chat_format {
+                Some(name) => ChatFormat::by_name(name, tokenizer)?,
+                None => ChatFormat::load(folder, tokenizer)?,
+            };
+            return Ok(Self::Conversations { tokenizer, format, max_length: recipe.max_length });
+        }
+        let found = "without an end-of-text token".to_owned();
+        let missing = || recipe.wrong("tokenizer", found, "one with `<|endoftext|>` or an `eos_token`");
         let windows = TextWindows {
             length: recipe.max_length,
-            end_of_text: end_of_text(self.tokenizer).ok_or_else(|| {
-                recipe.wrong(
-                    "tokenizer",
-                    "without an end-of-text token".to_owned(),
-                    "`<|endoftext|>` or an `eos_token`",
-                )
-            })?,
+            end_of_text: end_of_text(tokenizer).ok_or_else(missing)?,
             attend_across_documents: recipe.attend_across_documents,
         };
-        Dataset::from_text(sources, store, windows, recipe.seed, &|text| self.tokenizer.encode(text))
+        Ok(Self::Windows { tokenizer, windows })
     }
+
+    fn dataset(&self, sources: &[Source], store: &Path, seed: u64) -> Result<Dataset, TrainError> {
+        match self {
+            Self::Windows { tokenizer, windows } => {
+                Dataset::from_text(sources, store, *windows, seed, &|text| tokenizer.encode(text))
+            }
+            Self::Conversations { tokenizer, format, max_length } => {
+                let render = |conversation: &Conversation| {
+                    let rendered = format
+                        .render(tokenizer, &messages(conversation), false)
+                        .map_err(|error| error.to_string())?;
+                    Ok(RenderedSample { ids: rendered.ids, learned: rendered.learned })
+                };
+                Dataset::from_conversations(sources, store, *max_length, seed, &render)
+            }
+        }
+    }
+}
+
+fn messages(conversation: &Conversation) -> Vec<Message> {
+    let both =
+        |turn: &Turn| [Message::user(turn.human.as_str()), Message::assistant(turn.assistant.as_str())];
+    conversation.conversation.iter().flat_map(both).collect()
 }
 
 fn token_bytes(tokenizer: &Tokenizer) -> TokenBytes {

@@ -6,7 +6,8 @@ use taiyi_train::data::{IGNORED, Sample};
 
 fn sample(number: usize, length: usize, second_start: usize) -> Sample {
     let ids: Vec<u32> = (0..length).map(|place| (number * 1000 + place) as u32).collect();
-    let labels = (0..length).map(|place| if place % 3 == 0 { IGNORED } else { (number * 1000 + place + 1) as i32 });
+    let labels =
+        (0..length).map(|place| if place % 3 == 0 { IGNORED } else { (number * 1000 + place + 1) as i32 });
     let mut starts = vec![0];
     if second_start > 0 && second_start < length {
         starts.push(second_start as u32);

@@ -24,7 +24,8 @@ impl Place {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         small::base(&folder.path().join("base"), None);
-        let lines: String = TEXT.iter().map(|text| serde_json::json!({"text": text}).to_string() + "\n").collect();
+        let lines: String =
+            TEXT.iter().map(|text| serde_json::json!({"text": text}).to_string() + "\n").collect();
         fs::write(folder.path().join("text.jsonl"), lines).unwrap();
         Self(folder)
     }
@@ -131,7 +132,10 @@ fn five_kills_change_no_bit_in_either_precision() {
         let summary = train(&recipe, &out(killed.clone(), true), &mut Silent).unwrap();
         assert_eq!((summary.finished, summary.resumed_from), (true, Some(20)));
         let losses = |folder: &Path| {
-            records(folder).iter().map(|r| (r.step, r.loss.to_bits(), r.grad_norm.to_bits())).collect::<Vec<_>>()
+            records(folder)
+                .iter()
+                .map(|r| (r.step, r.loss.to_bits(), r.grad_norm.to_bits()))
+                .collect::<Vec<_>>()
         };
         assert_eq!(losses(&killed), losses(&whole), "{precision}");
         let weights = |folder: &Path| fs::read(folder.join("model.safetensors")).unwrap();
@@ -165,7 +169,8 @@ fn a_recipe_without_paths_says_which_is_missing() {
     let recipe = place.recipe("f32", 1);
     let error = train(&recipe, &Overrides::default(), &mut Silent).unwrap_err().to_string();
     assert_eq!(error, "pretrain.toml: `out` is missing; expected a path, here or on the command line");
-    let error = train(&Recipe { data: Vec::new(), ..recipe }, &out(place.path("out"), false), &mut Silent).unwrap_err();
+    let error = train(&Recipe { data: Vec::new(), ..recipe }, &out(place.path("out"), false), &mut Silent)
+        .unwrap_err();
     assert!(error.to_string().contains("`data` is missing"), "{error}");
     assert!(!place.path("out").exists());
 }

@@ -13,7 +13,10 @@ fn recipes() -> PathBuf {
 fn files() -> Vec<PathBuf> {
     let mut files: Vec<PathBuf> = fs::read_dir(recipes())
         .unwrap()
-        .flat_map(|system| ["stage1.toml", "stage2.toml", "pretrain.toml"].map(|name| system.as_ref().unwrap().path().join(name)))
+        .flat_map(|system| {
+            ["stage1.toml", "stage2.toml", "pretrain.toml"]
+                .map(|name| system.as_ref().unwrap().path().join(name))
+        })
         .filter(|path| path.exists())
         .collect();
     files.sort();

@@ -256,6 +256,10 @@ pub struct Overrides {
     pub max_steps: Option<u64>,
     /// In place of `seed`.
     pub seed: Option<u64>,
+    /// In place of `per_device_batch`.
+    pub per_device_batch: Option<usize>,
+    /// In place of `accumulation`.
+    pub accumulation: Option<usize>,
     /// Go on from the newest complete checkpoint in `out`; from the start, where there is none.
     pub resume: bool,
 }
@@ -300,6 +304,8 @@ impl Recipe {
         }
         recipe.max_steps = overrides.max_steps.or(recipe.max_steps);
         recipe.seed = overrides.seed.unwrap_or(recipe.seed);
+        recipe.per_device_batch = overrides.per_device_batch.unwrap_or(recipe.per_device_batch);
+        recipe.accumulation = overrides.accumulation.unwrap_or(recipe.accumulation);
         recipe
     }
 

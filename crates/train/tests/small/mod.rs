@@ -10,11 +10,13 @@ pub(crate) const VOCABULARY: usize = 257;
 /// Writes `config.json` and the tokenizer, and random weights with a seed.
 pub(crate) fn base(folder: &Path, weights: Option<u64>) -> PathBuf {
     fs::create_dir_all(folder).unwrap();
+    // The frozen output head of a random base must be able to tell tokens apart: its rows have to be long.
+    let deviation = if weights.is_some() { 0.4 } else { 0.08 };
     let config = serde_json::json!({
         "model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"], "vocab_size": VOCABULARY + 7, "hidden_size": 32,
         "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
         "max_position_embeddings": 512, "rms_norm_eps": 1e-6, "rope_theta": 10000.0, "tie_word_embeddings": true,
-        "hidden_act": "silu", "initializer_range": 0.08
+        "hidden_act": "silu", "initializer_range": deviation
     });
     fs::write(folder.join("config.json"), config.to_string()).unwrap();
     if let Some(seed) = weights {
@@ -47,7 +49,8 @@ pub(crate) fn base(folder: &Path, weights: Option<u64>) -> PathBuf {
         }
     });
     fs::write(folder.join("tokenizer.json"), tokenizer.to_string()).unwrap();
-    let settings = serde_json::json!({"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|endoftext|>"});
+    let settings =
+        serde_json::json!({"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|endoftext|>"});
     fs::write(folder.join("tokenizer_config.json"), settings.to_string()).unwrap();
     folder.to_owned()
 }

@@ -53,7 +53,8 @@ impl Bigram {
             if label < 0 {
                 continue;
             }
-            let dropped = backward.and_then(|options| options.dropout_seed).is_some_and(|s| s >> (place % 64) & 7 == 0);
+            let dropped =
+                backward.and_then(|options| options.dropout_seed).is_some_and(|s| s >> (place % 64) & 7 == 0);
             let row: Vec<f32> =
                 a[id as usize * RANK..][..RANK].iter().map(|&x| if dropped { 0.0 } else { x }).collect();
             let mut logits = [0.0_f32; VOCABULARY];
@@ -94,7 +95,11 @@ impl Learner for Bigram {
         self.grad.iter_mut().for_each(|grad| grad.fill(0.0));
     }
 
-    fn loss_and_gradients(&mut self, batch: &PackedBatch<'_>, options: &StepOptions) -> Result<Loss, TrainError> {
+    fn loss_and_gradients(
+        &mut self,
+        batch: &PackedBatch<'_>,
+        options: &StepOptions,
+    ) -> Result<Loss, TrainError> {
         self.seeds.push(options.dropout_seed);
         Ok(self.run(batch, Some(options)))
     }
@@ -106,6 +111,10 @@ impl Learner for Bigram {
     fn save(&mut self, folder: &Path) -> Result<(), TrainError> {
         let path = folder.join("table.bin");
         let bytes: Vec<u8> = self.data.iter().flatten().flat_map(|value| value.to_le_bytes()).collect();
-        std::fs::write(&path, bytes).map_err(|source| TrainError::File { path, action: "cannot write", source })
+        std::fs::write(&path, bytes).map_err(|source| TrainError::File {
+            path,
+            action: "cannot write",
+            source,
+        })
     }
 }
