@@ -21,10 +21,12 @@ pub mod checks;
 pub mod error;
 pub mod leak;
 pub mod offsets;
+pub mod parquet;
 pub mod plain_text;
 pub mod readers;
 pub mod schema;
 pub mod source;
+pub mod write;
 
 pub use card::Card;
 pub use catalog::Catalog;
@@ -32,3 +34,4 @@ pub use checks::{CheckReport, check};
 pub use error::Error;
 pub use leak::LeakIndex;
 pub use readers::{Documents, read, read_from};
+pub use write::{Manifest, OutputFormat, Progress, build};
