@@ -1,9 +1,9 @@
 //! A document becomes a conversation; a reply becomes a prediction.
 //!
-//! The way down: a [`Question`](question::Question) is cut from a document, a [`Template`](template::Template) words it,
-//! its [`AnswerSpec`](answers::AnswerSpec) renders the answer that is learned; [`build`](build::build) does so for a whole
-//! [`MixRecipe`](mix::MixRecipe) and writes [`Conversation`](conversation::Conversation)s. The way back: the same
-//! [`AnswerSpec`](answers::AnswerSpec) parses a reply, so what is asked, what is learned and what is read cannot drift apart.
+//! The way down: a [`Question`] is cut from a document, a [`Template`] words it,
+//! its [`AnswerSpec`] renders the answer that is learned; [`build()`] does so for a whole
+//! [`MixRecipe`] and writes [`Conversation`]s. The way back: the same
+//! [`AnswerSpec`] parses a reply, so what is asked, what is learned and what is read cannot drift apart.
 //!
 //! This crate knows nothing of tokens, models or scores.
 #![forbid(unsafe_code)]

@@ -137,7 +137,7 @@ mod tests {
             (summary.longest_chars, summary.stages[&2], summary.datasets["meddialog"]["MRD"]),
             (9, 2, 2)
         );
-        assert_eq!(summary.examples, [talk.clone()]);
+        assert_eq!(summary.examples, std::slice::from_ref(&talk));
         let shown = sample(&talk);
         assert_eq!(shown.lines[2], (Side::Human, "三天".to_owned()));
         assert_eq!(

@@ -2,7 +2,8 @@
 //!
 //! Nothing found is a sentence of its own: `未发现相关实体。` / `No entities found.`
 //!
-//! Text with separators: `;` and `；` are always escaped in a string, a colon only where a known type stands right before
+//! Text with separators: `;` and `；` are escaped in a string, unless they stand in brackets with no blank behind them, as in
+//! `t(8;21)`; a colon only where a known type stands right before
 //! it (it would look like the next line's type), a full stop at the end of a line and a string that reads like
 //! "none" are guarded with `\&`; in a type, colons and semicolons are escaped.
 //!
@@ -11,7 +12,7 @@
 //! a full stop at a line's end; where one type was asked for, a missing type. A type that was not asked for is kept: to
 //! count it is the scorer's business.
 
-use super::escape::{ends_in_stop, fold, guard, marks, push, split, trim_stop, unescape};
+use super::escape::{ends_in_stop, fold, guard, marks, push, trim_stop, unescape};
 use super::{AnswerSpec, Reason, Unparsable, Unrenderable, escape, says_nothing};
 
 /// One entity type with its strings.
@@ -84,7 +85,7 @@ pub fn parse(spec: &AnswerSpec, reply: &str) -> Result<Vec<Group>, Unparsable> {
             list = after;
         }
         let Some(kind) = &current else { continue };
-        for piece in split(trim_stop(list), |c| matches!(c, ';' | '；')) {
+        for piece in pieces(trim_stop(list)) {
             let (string, literal) = unescape(piece.trim());
             if literal || !(string.is_empty() || NOTHING.contains(&fold(&string).as_str())) {
                 any_known |= spec.names.contains(kind);
@@ -114,16 +115,68 @@ fn item(string: &str, kinds: &[String], last_of_line: bool) -> String {
     let phrase = string.is_empty() || NOTHING.contains(&fold(string).as_str());
     let before = string.starts_with(char::is_whitespace) || phrase;
     let mut written = guard(String::with_capacity(string.len() + 2), before, false);
-    for c in string.chars() {
+    let mut depth = 0;
+    for (at, c) in string.char_indices() {
         let special = match c {
-            ';' | '；' => true,
+            ';' | '；' => depth == 0 || !closes(&string[at + c.len_utf8()..]),
             ':' | '：' => ending_type(&written, kinds).is_some(),
             _ => false,
         };
+        depth = deeper(depth, c);
         push(&mut written, c, special);
     }
     let after = string.ends_with(char::is_whitespace) || (last_of_line && ends_in_stop(string));
     guard(written, false, after)
+}
+
+/// The strings of a list, cut at its bare semicolons; one inside brackets, with no blank behind it, is part of its string.
+fn pieces(list: &str) -> Vec<&str> {
+    let (mut pieces, mut start, mut depth) = (Vec::new(), 0, 0);
+    for (at, c, escaped) in marks(list) {
+        if escaped {
+            continue;
+        }
+        let after = at + c.len_utf8();
+        if matches!(c, ';' | '；') && (depth == 0 || !closes(&list[after..])) {
+            pieces.push(&list[start..at]);
+            (start, depth) = (after, 0);
+        } else {
+            depth = deeper(depth, c);
+        }
+    }
+    pieces.push(&list[start..]);
+    pieces
+}
+
+fn deeper(depth: usize, c: char) -> usize {
+    match c {
+        '(' | '（' | '[' => depth + 1,
+        ')' | '）' | ']' => depth.saturating_sub(1),
+        _ => depth,
+    }
+}
+
+/// Whether what follows a semicolon inside a bracket goes on without a blank and closes the bracket before a semicolon that
+/// a blank follows: the separator of the published answers.
+fn closes(after: &str) -> bool {
+    if after.starts_with(char::is_whitespace) {
+        return false;
+    }
+    let mut depth = 0_usize;
+    for (at, c, escaped) in marks(after) {
+        match c {
+            _ if escaped => {}
+            ';' | '；' => {
+                let next = after[at + c.len_utf8()..].chars().next();
+                if next.is_none_or(char::is_whitespace) {
+                    return false;
+                }
+            }
+            ')' | '）' | ']' if depth == 0 => return true,
+            c => depth = deeper(depth, c),
+        }
+    }
+    false
 }
 
 /// Where the type starts that stands at the end of written text, if one of `kinds` does: the longest one.
@@ -206,6 +259,15 @@ mod tests {
         let found = groups(&[("疾病", &["1：2型", "药物：过敏", "a;b；c", "无", "sp.", "尾\n\\。"])]);
         let written = render(&zh, &found).unwrap();
         assert_eq!(written, "疾病：1：2型; 药物\\：过敏; a\\;b\\；c; \\&无; sp.; 尾\\n\\\\。\\&");
+        assert_eq!(parse(&zh, &written).unwrap(), found);
+    }
+
+    #[test]
+    fn semicolons_in_brackets_stay_as_they_are() {
+        let zh = spec(Language::Zh, &["症状"]);
+        let found = groups(&[("症状", &["t（8；21）", "del(5;7;9)x", "a (b", "c) d", "(e; f)"])]);
+        let written = render(&zh, &found).unwrap();
+        assert_eq!(written, "症状：t（8；21）; del(5;7;9)x; a (b; c) d; (e\\; f)");
         assert_eq!(parse(&zh, &written).unwrap(), found);
     }
 

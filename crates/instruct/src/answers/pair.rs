@@ -1,6 +1,6 @@
 //! The label of a pair of texts: `Result: similar` / `判断结果：相似`. Exactly one.
 //!
-//! Escaping and what is forgiven are as for [`classes`](super::classes); a reply that names several labels is unparsable.
+//! Escaping and what is forgiven are as for [`classes`]; a reply that names several labels is unparsable.
 
 use super::{AnswerSpec, Reason, Unparsable, Unrenderable, classes};
 

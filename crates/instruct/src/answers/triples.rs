@@ -2,8 +2,8 @@
 //!
 //! Nothing found is a sentence of its own: `未发现相关关系。` / `No relations found.`
 //!
-//! Text with separators: a comma followed by a blank is escaped in an argument (`\, `), other commas are not, so that
-//! `1,2-dichloroethane` stays as it is; brackets are escaped where an argument's do not pair up, so that `benzo[a]pyrene` does
+//! Text with separators: a comma followed by a blank is escaped in a head (`\, `), as the first bare one ends it; other commas
+//! are not, so that `1,2-dichloroethane` stays as it is; brackets are escaped where an argument's do not pair up, so that `benzo[a]pyrene` does
 //! too; in a relation, colons and brackets are escaped.
 //!
 //! Forgiven when reading: either colon, bracket and semicolon; a full-width or bare comma between the arguments; no
@@ -49,7 +49,7 @@ pub fn render(spec: &AnswerSpec, triples: &[Triple]) -> Result<String, Unrendera
             written.push_str(if spec.chinese() { "：" } else { ": " });
             last = Some(relation);
         }
-        written.push_str(&format!("[{}, {}]", argument(head), argument(tail)));
+        written.push_str(&format!("[{}, {}]", argument(head, true), argument(tail, false)));
     }
     Ok(if triples.is_empty() { nothing(spec.chinese()).to_owned() } else { written })
 }
@@ -103,7 +103,7 @@ fn nothing_said(reply: &str) -> bool {
 }
 
 /// An argument as it is written.
-fn argument(text: &str) -> String {
+fn argument(text: &str, head: bool) -> String {
     let paired = balanced(text);
     let before = text.starts_with(char::is_whitespace);
     let mut written = guard(String::with_capacity(text.len() + 2), before, false);
@@ -111,7 +111,7 @@ fn argument(text: &str) -> String {
     while let Some(c) = characters.next() {
         let special = match c {
             '[' | ']' => !paired,
-            ',' => characters.peek().is_some_and(|next| next.is_whitespace()),
+            ',' => head && characters.peek().is_some_and(|next| next.is_whitespace()),
             _ => false,
         };
         push(&mut written, c, special);
@@ -240,11 +240,11 @@ mod tests {
         let en = spec(Language::En, &["induces"]);
         let found = [
             triple("induces", "benzo[a]pyrene", "1,2-x"),
-            triple("induces", "a, b", "c]"),
+            triple("induces", "a, b", "c], d"),
             triple("induces", "[3H]-y", "d;e"),
         ];
         let written = render(&en, &found).unwrap();
-        assert_eq!(written, "induces: [benzo[a]pyrene, 1,2-x]; [a\\, b, c\\]]; [[3H]-y, d;e]");
+        assert_eq!(written, "induces: [benzo[a]pyrene, 1,2-x]; [a\\, b, c\\], d]; [[3H]-y, d;e]");
         assert_eq!(parse(&en, &written).unwrap(), found);
     }
 
