@@ -288,7 +288,7 @@ fn check_document(card: &Card, document: &Document, met: &mut Met, findings: &mu
     let parts: Vec<&str> = texts.iter().map(String::as_str).collect();
     if parts.iter().any(|part| !part.trim().is_empty()) {
         let first = met.texts.entry(fingerprint(&parts)).or_insert_with(|| (findings.split.clone(), id.clone()));
-        if first.1 != *id {
+        if *first != (findings.split.clone(), id.clone()) {
             let (code, message) = if first.0 == findings.split {
                 ("duplicate_text", format!("expected a text of its own, found that of {}", first.1))
             } else {
