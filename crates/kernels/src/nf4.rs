@@ -4,6 +4,9 @@ use std::sync::OnceLock;
 
 use crate::error::KernelError;
 use crate::gemm::check;
+use crate::level::{Level, level, with_level};
+use crate::simd::simd;
+use crate::threads::{Parts, parallel_elements, parallel_rows};
 
 /// Consecutive elements of the flattened matrix that share one scale; blocks ignore row boundaries.
 pub const NF4_BLOCK: usize = 64;
@@ -30,9 +33,6 @@ pub const NF4_CODES: [f32; 16] = [
     0.722_956_84,
     1.0,
 ];
-
-/// The code of 0, which also fills blocks of zeros and the last half byte of an odd number of elements.
-const ZERO_CODE: u8 = 7;
 
 /// The scales of the blocks of an [`Nf4`] matrix, in order.
 #[derive(Clone, Debug, PartialEq)]
@@ -75,17 +75,22 @@ impl Nf4 {
     /// When `values` does not have `rows * cols` elements.
     pub fn quantize(values: &[f32], rows: usize, cols: usize, double: bool) -> Self {
         check("Nf4::quantize", [("values", values.len(), rows * cols)]);
-        let mut codes = Vec::with_capacity(values.len().div_ceil(2));
-        let mut absmax = Vec::with_capacity(values.len().div_ceil(NF4_BLOCK));
-        for block in values.chunks(NF4_BLOCK) {
-            let largest = block.iter().fold(0.0_f32, |max, x| max.max(x.abs()));
-            absmax.push(largest);
-            let inverse = if largest > 0.0 { 1.0 / largest } else { 0.0 };
-            for pair in block.chunks(2) {
-                let low = pair.get(1).map_or(ZERO_CODE, |&x| nf4_code(x * inverse));
-                codes.push(nf4_code(pair[0] * inverse) << 4 | low);
+        let blocks = values.len().div_ceil(NF4_BLOCK);
+        let (mut codes, mut absmax) = (vec![0; values.len().div_ceil(2)], vec![0.0; blocks]);
+        let (level, code_parts, absmax_parts) = (level(), Parts::new(&mut codes), Parts::new(&mut absmax));
+        parallel_rows(blocks, NF4_BLOCK, |first, count| {
+            for block in first..first + count {
+                let values = &values[block * NF4_BLOCK..values.len().min((block + 1) * NF4_BLOCK)];
+                // SAFETY: each block belongs to one task; blocks have an even number of elements, but for the last.
+                let (codes, absmax) = unsafe {
+                    (
+                        code_parts.part(block * NF4_BLOCK / 2, values.len().div_ceil(2)),
+                        absmax_parts.part(block, 1),
+                    )
+                };
+                absmax[0] = quantize_block(level, values, codes);
             }
-        }
+        });
         let absmax =
             if double { Absmax::Double(DoubleAbsmax::quantize(&absmax)) } else { Absmax::Plain(absmax) };
         Self { rows, cols, codes, absmax }
@@ -97,7 +102,9 @@ impl Nf4 {
     ///
     /// [`KernelError::Nf4Parts`] when a part does not have the length that the shape asks for.
     pub fn from_parts(rows: usize, cols: usize, codes: Vec<u8>, absmax: Absmax) -> Result<Self, KernelError> {
-        let blocks = (rows * cols).div_ceil(NF4_BLOCK);
+        // Saturated, a shape beyond memory cannot fit its parts.
+        let len = rows.saturating_mul(cols);
+        let blocks = len.div_ceil(NF4_BLOCK);
         let expect = |part, found, expected| {
             if found == expected {
                 Ok(())
@@ -105,7 +112,7 @@ impl Nf4 {
                 Err(KernelError::Nf4Parts { rows, cols, part, expected, found })
             }
         };
-        expect("weight", codes.len(), (rows * cols).div_ceil(2))?;
+        expect("weight", codes.len(), len.div_ceil(2))?;
         match &absmax {
             Absmax::Plain(scales) => expect("absmax", scales.len(), blocks)?,
             Absmax::Double(scales) => {
@@ -152,15 +159,86 @@ impl Nf4 {
     /// When `out` does not have `rows * cols` elements.
     pub fn dequantize_into(&self, out: &mut [f32]) {
         check("Nf4::dequantize_into", [("out", out.len(), self.rows * self.cols)]);
-        self.read(0, out);
+        let (len, level, out) = (out.len(), level(), Parts::new(out));
+        parallel_elements(len, |at| {
+            // SAFETY: each task has its own range.
+            let out = unsafe { out.part(at.start, at.len()) };
+            with_level(level, || self.read(at.start, out));
+        });
     }
 
     /// Writes the elements `from..from + out.len()` of the flattened matrix to `out`.
     pub(crate) fn read(&self, from: usize, out: &mut [f32]) {
-        for (i, out) in (from..).zip(out) {
-            let byte = self.codes[i / 2];
-            let code = if i % 2 == 0 { byte >> 4 } else { byte & 15 };
-            *out = NF4_CODES[usize::from(code)] * self.scale(i / NF4_BLOCK);
+        #[cfg(target_arch = "x86_64")]
+        if level() == Level::Avx512 {
+            // SAFETY: the level is in use only where the processor has it.
+            unsafe { self.read_avx512(from, out) };
+            return;
+        }
+        self.each_block(from, out, |scale, codes, out| {
+            for (pair, &byte) in out.chunks_exact_mut(2).zip(codes) {
+                pair[0] = NF4_CODES[usize::from(byte >> 4)] * scale;
+                pair[1] = NF4_CODES[usize::from(byte & 15)] * scale;
+            }
+        });
+    }
+
+    /// As [`Nf4::read`].
+    ///
+    /// # Safety
+    ///
+    /// The processor must have AVX-512 F, BW and VL.
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    pub(crate) unsafe fn read_avx512(&self, from: usize, out: &mut [f32]) {
+        use std::arch::x86_64::*;
+
+        // SAFETY: the table has 16 elements.
+        let table = unsafe { _mm512_loadu_ps(NF4_CODES.as_ptr()) };
+        self.each_block(from, out, |scale, codes, out| {
+            let scale = _mm512_set1_ps(scale);
+            for (out, codes) in out.chunks_mut(16).zip(codes.chunks(8)) {
+                let bytes = match codes.first_chunk() {
+                    Some(&bytes) => bytes,
+                    None => {
+                        let mut bytes = [0_u8; 8];
+                        bytes[..codes.len()].copy_from_slice(codes);
+                        bytes
+                    }
+                };
+                let bytes = _mm_cvtsi64_si128(i64::from_le_bytes(bytes));
+                // The lookup takes the low 4 bits of an index only.
+                let codes = _mm_unpacklo_epi8(_mm_srli_epi16::<4>(bytes), bytes);
+                let values = _mm512_mul_ps(_mm512_permutexvar_ps(_mm512_cvtepu8_epi32(codes), table), scale);
+                let mask = ((1_u32 << out.len()) - 1) as u16;
+                // SAFETY: the mask keeps to the slice.
+                unsafe { _mm512_mask_storeu_ps(out.as_mut_ptr(), mask, values) };
+            }
+        });
+    }
+
+    /// Calls `f(scale, codes, out)` for the pieces of `from..from + out.len()` that lie in one block: whole bytes of codes and
+    /// their two elements each. Halves of bytes at the ends of the range are written here.
+    #[inline(always)]
+    fn each_block(&self, from: usize, out: &mut [f32], mut f: impl FnMut(f32, &[u8], &mut [f32])) {
+        let one = |at: usize| {
+            let byte = self.codes[at / 2];
+            NF4_CODES[usize::from(if at % 2 == 0 { byte >> 4 } else { byte & 15 })]
+                * self.scale(at / NF4_BLOCK)
+        };
+        let (mut at, mut out) = (from, out);
+        if at % 2 == 1 && !out.is_empty() {
+            out[0] = one(at);
+            (at, out) = (at + 1, &mut out[1..]);
+        }
+        while out.len() >= 2 {
+            let len = out.len().min(NF4_BLOCK - at % NF4_BLOCK) & !1;
+            let (piece, rest) = out.split_at_mut(len);
+            f(self.scale(at / NF4_BLOCK), &self.codes[at / 2..(at + len) / 2], piece);
+            (at, out) = (at + len, rest);
+        }
+        if let Some(out) = out.first_mut() {
+            *out = one(at);
         }
     }
 
@@ -194,19 +272,42 @@ impl DoubleAbsmax {
     }
 }
 
-/// The code nearest to `x`, the lower of two equally near: how many midpoints between neighbours lie below `x`.
-fn nf4_code(x: f32) -> u8 {
-    const MIDPOINTS: [f32; 15] = {
-        let mut midpoints = [0.0; 15];
-        let mut i = 0;
-        while i < 15 {
-            midpoints[i] = (NF4_CODES[i] + NF4_CODES[i + 1]) * 0.5;
-            i += 1;
+// Plain loops: the compiler makes vectors of them, given the instructions.
+simd! {
+    /// Writes two codes a byte for up to 64 values and returns their scale.
+    fn quantize_block(_v, values: &[f32], codes: &mut [u8]) -> f32 {
+        let mut block = [0.0_f32; NF4_BLOCK];
+        block[..values.len()].copy_from_slice(values);
+        // Without their signs, the bits of floats are in the order of their values.
+        let largest = block.iter().fold(0, |max, x| x.abs().to_bits().max(max));
+        let largest = f32::from_bits(largest);
+        let inverse = if largest > 0.0 { 1.0 / largest } else { 0.0 };
+        // The code nearest to x, the lower of two equally near, is how many midpoints between neighbours lie below x. The
+        // elements past the end are 0 and get its code.
+        let mut nearest = [0_u32; NF4_BLOCK];
+        for (code, x) in nearest.iter_mut().zip(&block) {
+            let x = x * inverse;
+            for midpoint in MIDPOINTS {
+                *code += u32::from(x > midpoint);
+            }
         }
-        midpoints
-    };
-    MIDPOINTS.iter().map(|&midpoint| u8::from(x > midpoint)).sum()
+        for (byte, pair) in codes.iter_mut().zip(nearest.chunks_exact(2)) {
+            *byte = (pair[0] << 4 | pair[1]) as u8;
+        }
+        largest
+    }
 }
+
+/// Halfway between neighbouring codes.
+const MIDPOINTS: [f32; 15] = {
+    let mut midpoints = [0.0; 15];
+    let mut i = 0;
+    while i < 15 {
+        midpoints[i] = (NF4_CODES[i] + NF4_CODES[i + 1]) * 0.5;
+        i += 1;
+    }
+    midpoints
+};
 
 /// The code of `map`, which ascends, nearest to `x`; the lower of two equally near.
 pub(crate) fn nearest(map: &[f32; 256], x: f32) -> u8 {

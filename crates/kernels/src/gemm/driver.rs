@@ -107,14 +107,39 @@ impl Product<'_> {
     /// All rows of C, the columns of one panel from `j`, one group of blocks of `k`.
     fn column_panel(&self, tiles: &Tiles, j: usize, k_group: Range<usize>, packed_a: &[u32], c: &Parts<f32>) {
         let width = tiles.width(self.n, j);
+        let lines = width.min(self.n - j);
         let block = self.block();
+        #[cfg(target_arch = "x86_64")]
+        if self.level == Level::Avx512 && self.b.along_k && self.m <= super::few_avx512::MOST_ROWS {
+            let mut packed_a = packed_a;
+            for k in k_group.step_by(block) {
+                let len = block.min(self.k - k);
+                let words = self.m * self.format.steps(len);
+                let piece = Piece { line: j, lines, k, len };
+                // SAFETY: the rows and these columns of C exist, and belong to this task alone.
+                unsafe {
+                    super::few_avx512::block(
+                        &self.b,
+                        self.format,
+                        piece,
+                        self.m,
+                        &packed_a[..words],
+                        c.pointer(j),
+                        self.n,
+                        self.alpha,
+                        self.beta_at(k),
+                    );
+                }
+                packed_a = &packed_a[words..];
+            }
+            return;
+        }
         scratch::with::<u32, _>(Slot::OwnPack, self.format.steps(block) * width, |panel_b| {
             let mut done = 0;
             for k in k_group.clone().step_by(block) {
                 let len = block.min(k_group.end - k);
                 let steps = self.format.steps(len);
                 let panel_b = &mut panel_b[..steps * width];
-                let lines = width.min(self.n - j);
                 self.b.pack(self.level, self.format, Piece { line: j, lines, k, len }, width, panel_b);
                 self.tile_rows(tiles, 0..self.m, j, k, steps, &packed_a[self.m * done..], panel_b, c);
                 done += steps;

@@ -75,7 +75,7 @@ pub(super) unsafe fn pack(operand: &Operand, format: Format, piece: Piece, width
                             let count = AT_ONCE.min(len - k0);
                             for i in 0..group_lines {
                                 let at = (line + group + i) * operand.stride + k + k0;
-                                matrix.read(at, &mut values[i * AT_ONCE..i * AT_ONCE + count]);
+                                matrix.read_avx512(at, &mut values[i * AT_ONCE..i * AT_ONCE + count]);
                             }
                             let source = Source::F32(values.as_ptr());
                             let target = panel.add(format.steps(k0) * width + group);
@@ -109,7 +109,7 @@ pub(super) unsafe fn pack(operand: &Operand, format: Format, piece: Piece, width
                     for k0 in (0..len).step_by(AT_ONCE) {
                         let count = AT_ONCE.min(len - k0);
                         for i in 0..count {
-                            matrix.read(
+                            matrix.read_avx512(
                                 (k + k0 + i) * operand.stride + line,
                                 &mut values[i * 64..i * 64 + lines],
                             );
@@ -190,7 +190,7 @@ unsafe fn along_k_dispatch(
 }
 
 /// How sixteen neighbouring elements become sixteen words of one element each.
-trait Load {
+pub(super) trait Load {
     type Element: Copy;
 
     /// # Safety
@@ -199,8 +199,8 @@ trait Load {
     unsafe fn load(x: *const Self::Element, mask: u16) -> __m512i;
 }
 
-struct F32;
-struct F32Rounded;
+pub(super) struct F32;
+pub(super) struct F32Rounded;
 struct Bf16;
 
 impl Load for F32 {
@@ -245,7 +245,7 @@ fn round(x: __m512i) -> __m512i {
     _mm512_mask_mov_epi32(rounded, nan, _mm512_set1_epi32(0x7fc0_0000))
 }
 
-fn lane_mask(lanes: usize) -> u16 {
+pub(super) fn lane_mask(lanes: usize) -> u16 {
     ((1_u32 << lanes.min(16)) - 1) as u16
 }
 
@@ -365,7 +365,7 @@ unsafe fn store_transposed(rows: [__m512i; 16], steps: usize, lanes: usize, widt
 /// Transposes a 16 x 16 matrix of words: pairs, quads, then quarters of a register.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn transpose(r: [__m512i; 16]) -> [__m512i; 16] {
+pub(super) fn transpose(r: [__m512i; 16]) -> [__m512i; 16] {
     let mut t = r;
     for i in 0..8 {
         t[2 * i] = _mm512_unpacklo_epi32(r[2 * i], r[2 * i + 1]);
