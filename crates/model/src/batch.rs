@@ -26,7 +26,11 @@ impl PackedBatch<'_> {
         check_boundaries(self.cu_seqlens, self.ids.len())?;
         check_ids(self.ids, vocab_size)?;
         if self.labels.len() != self.ids.len() {
-            return Err(Error::input("labels", format!("{} labels", self.ids.len()), self.labels.len().to_string()));
+            return Err(Error::input(
+                "labels",
+                format!("{} labels", self.ids.len()),
+                self.labels.len().to_string(),
+            ));
         }
         for (t, &label) in self.labels.iter().enumerate() {
             if label != NOT_LEARNED && usize::try_from(label).map_or(true, |l| l >= vocab_size) {

@@ -139,8 +139,7 @@ impl DecoderConfig {
 
     /// Number of weights, the tied head counted once.
     pub fn parameter_count(&self) -> usize {
-        let (d, f, q, k) =
-            (self.hidden_size, self.intermediate_size, self.query_size(), self.key_size());
+        let (d, f, q, k) = (self.hidden_size, self.intermediate_size, self.query_size(), self.key_size());
         let bias = if self.qkv_bias { q + 2 * k } else { 0 };
         let block = 2 * d + d * (q + 2 * k) + bias + q * d + 3 * d * f;
         let tables = if self.tie_word_embeddings { 1 } else { 2 };
@@ -170,16 +169,23 @@ impl DecoderConfig {
             }
         }
         if self.query_size() > MOST {
-            return Err(wrong("num_attention_heads", "heads * head size under 67108864", self.query_size().to_string()));
+            return Err(wrong(
+                "num_attention_heads",
+                "heads * head size under 67108864",
+                self.query_size().to_string(),
+            ));
         }
-        if self.num_attention_heads % self.num_key_value_heads != 0 {
+        if !self.num_attention_heads.is_multiple_of(self.num_key_value_heads) {
             return Err(wrong(
                 "num_key_value_heads",
                 &format!("a divisor of num_attention_heads {}", self.num_attention_heads),
                 self.num_key_value_heads.to_string(),
             ));
         }
-        if self.rope.rotary_dim % 2 != 0 || self.rope.rotary_dim > self.head_dim || self.rope.rotary_dim == 0 {
+        if !self.rope.rotary_dim.is_multiple_of(2)
+            || self.rope.rotary_dim > self.head_dim
+            || self.rope.rotary_dim == 0
+        {
             return Err(wrong(
                 "rotary dimensions",
                 &format!("an even number up to the head size {}", self.head_dim),
@@ -195,7 +201,11 @@ impl DecoderConfig {
         if let RopeScaling::DynamicNtk { trained_length } = self.rope.scaling
             && (trained_length < 2 || self.rope.rotary_dim < 4)
         {
-            return Err(wrong("seq_length", "at least 2, and heads of at least 4", trained_length.to_string()));
+            return Err(wrong(
+                "seq_length",
+                "at least 2, and heads of at least 4",
+                trained_length.to_string(),
+            ));
         }
         if self.logn_trained_length.is_some_and(|n| n < 2) {
             return Err(wrong("seq_length", "at least 2", "less".to_owned()));

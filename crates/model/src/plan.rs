@@ -70,7 +70,13 @@ pub struct Plan {
 impl Plan {
     /// Everything together.
     pub fn total(&self) -> usize {
-        self.weights + self.adapters + self.gradients + self.optimizer + self.activations + self.head + self.cache
+        self.weights
+            + self.adapters
+            + self.gradients
+            + self.optimizer
+            + self.activations
+            + self.head
+            + self.cache
     }
 }
 

@@ -75,7 +75,8 @@ impl Decoder {
             let Some(adapter) = &mut linear.adapter else { continue };
             let mut random = Random::new(seed, i as u64);
             let bound = 1.0 / (linear.weight.shape[1] as f64).sqrt();
-            let values = (0..adapter.a.len()).map(|_| ((2.0 * random.uniform() - 1.0) * bound) as f32).collect();
+            let values =
+                (0..adapter.a.len()).map(|_| ((2.0 * random.uniform() - 1.0) * bound) as f32).collect();
             adapter.a.replace(values);
             if adapter.magnitude.is_some() {
                 let norms = row_norms(&linear.weight);
@@ -107,12 +108,20 @@ impl Decoder {
     fn insert_adapters(&mut self, lora: &LoraConfig) -> Result<(), Error> {
         lora.check()?;
         if self.adapter.is_some() {
-            return Err(Error::input("adapters", "a model without adapters", "a model that has some; merge them first"));
+            return Err(Error::input(
+                "adapters",
+                "a model without adapters",
+                "a model that has some; merge them first",
+            ));
         }
         for target in &lora.targets {
             let one = LoraConfig { targets: vec![target.clone()], ..lora.clone() };
             if !self.linears().iter().any(|l| one.hits(l.module())) {
-                return Err(Error::input("LoRA targets", self.target_names().join(", "), format!("`{target}`")));
+                return Err(Error::input(
+                    "LoRA targets",
+                    self.target_names().join(", "),
+                    format!("`{target}`"),
+                ));
             }
         }
         if lora.targets.is_empty() {

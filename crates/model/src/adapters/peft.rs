@@ -21,14 +21,21 @@ impl Decoder {
     pub fn load_adapter(&mut self, dir: &Path, trainable: bool) -> Result<(), Error> {
         let lora = read_config(dir)?;
         let file = dir.join("adapter_model.safetensors");
-        let weights = Weights::open_file(if file.is_file() { &file } else { return self.load_bin(dir, &lora, trainable) })?;
+        let weights = Weights::open_file(if file.is_file() {
+            &file
+        } else {
+            return self.load_bin(dir, &lora, trainable);
+        })?;
         self.take_adapter(&weights, &lora, trainable)
     }
 
     fn load_bin(&mut self, dir: &Path, lora: &LoraConfig, trainable: bool) -> Result<(), Error> {
         let file = dir.join("adapter_model.bin");
         if !file.is_file() {
-            return Err(Error::NoWeights { path: dir.to_owned(), expected: "adapter_model.safetensors, adapter_model.bin" });
+            return Err(Error::NoWeights {
+                path: dir.to_owned(),
+                expected: "adapter_model.safetensors, adapter_model.bin",
+            });
         }
         self.take_adapter(&Weights::open_file(&file)?, lora, trainable)
     }
@@ -104,8 +111,11 @@ impl Decoder {
     }
 
     fn peft_config(&self, lora: &LoraConfig, base_model: &str) -> Value {
-        let targets =
-            if lora.targets.iter().any(|t| t == "all-linear") { self.target_names() } else { lora.targets.clone() };
+        let targets = if lora.targets.iter().any(|t| t == "all-linear") {
+            self.target_names()
+        } else {
+            lora.targets.clone()
+        };
         json!({
             "peft_type": "LORA",
             "task_type": "CAUSAL_LM",
@@ -138,7 +148,8 @@ fn whole(number: f32) -> Value {
 fn read_config(dir: &Path) -> Result<LoraConfig, Error> {
     let path = dir.join("adapter_config.json");
     let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
-    let value: Value = serde_json::from_str(&text).map_err(|source| Error::Json { path: path.clone(), source })?;
+    let value: Value =
+        serde_json::from_str(&text).map_err(|source| Error::Json { path: path.clone(), source })?;
     let wrong = |key: &str, expected: &str| Error::Adapter {
         path: path.clone(),
         place: format!("`{key}`"),
@@ -150,10 +161,21 @@ fn read_config(dir: &Path) -> Result<LoraConfig, Error> {
         return Err(wrong("peft_type", "\"LORA\""));
     }
     let rank = value.get("r").and_then(Value::as_u64).and_then(|r| usize::try_from(r).ok());
-    let rank = rank.filter(|r| (1..=1 << 20).contains(r)).ok_or_else(|| wrong("r", "an integer from 1 to 1048576"))?;
-    let alpha = value.get("lora_alpha").and_then(Value::as_f64).ok_or_else(|| wrong("lora_alpha", "a number"))?;
+    let rank = rank
+        .filter(|r| (1..=1 << 20).contains(r))
+        .ok_or_else(|| wrong("r", "an integer from 1 to 1048576"))?;
+    let alpha =
+        value.get("lora_alpha").and_then(Value::as_f64).ok_or_else(|| wrong("lora_alpha", "a number"))?;
     // Each of these changes the result in a way that would go unnoticed if it were ignored.
-    for key in ["fan_in_fan_out", "lora_bias", "use_qalora", "trainable_token_indices", "layer_replication", "use_bdlora", "alora_invocation_tokens"] {
+    for key in [
+        "fan_in_fan_out",
+        "lora_bias",
+        "use_qalora",
+        "trainable_token_indices",
+        "layer_replication",
+        "use_bdlora",
+        "alora_invocation_tokens",
+    ] {
         if value.get(key).is_some_and(|v| !matches!(v, Value::Null | Value::Bool(false))) {
             return Err(wrong(key, "false or null"));
         }

@@ -42,11 +42,7 @@ pub(crate) enum AttentionInputNames {
     /// One linear layer with the rows of q, then k, then v.
     Packed(&'static str),
     /// One linear layer each.
-    Split {
-        query: &'static str,
-        key: &'static str,
-        value: &'static str,
-    },
+    Split { query: &'static str, key: &'static str, value: &'static str },
 }
 
 /// Puts a layer's number into a module name.

@@ -10,8 +10,7 @@ use crate::{
     error::Error,
 };
 
-pub(super) const ARCHITECTURE: Architecture =
-    Architecture { model_type: "qwen", config, names, is_buffer };
+pub(super) const ARCHITECTURE: Architecture = Architecture { model_type: "qwen", config, names, is_buffer };
 
 fn config(keys: &Keys<'_>) -> Result<DecoderConfig, Error> {
     let hidden_size = keys.size(&["hidden_size", "n_embd"])?;
@@ -21,7 +20,8 @@ fn config(keys: &Keys<'_>) -> Result<DecoderConfig, Error> {
         None => hidden_size / heads.max(1),
     };
     let both_branches = keys.size(&["intermediate_size", "ffn_hidden_size"])?;
-    let seq_length = keys.optional_size(&["seq_length", "n_positions", "max_position_embeddings"])?.unwrap_or(8192);
+    let seq_length =
+        keys.optional_size(&["seq_length", "n_positions", "max_position_embeddings"])?.unwrap_or(8192);
     let rotary = keys.number(&["rotary_pct"], 1.0)?;
     if rotary != 1.0 {
         return Err(keys.refuse("rotary_pct", "1.0"));
@@ -57,7 +57,9 @@ fn config(keys: &Keys<'_>) -> Result<DecoderConfig, Error> {
         packed_qkv: true,
         qkv_bias: true,
         tie_word_embeddings: keys.flag("tie_word_embeddings", false)?,
-        max_position_embeddings: keys.optional_size(&["max_position_embeddings", "n_positions"])?.unwrap_or(seq_length),
+        max_position_embeddings: keys
+            .optional_size(&["max_position_embeddings", "n_positions"])?
+            .unwrap_or(seq_length),
         initializer_range: keys.number(&["initializer_range"], 0.02)? as f32,
         source: keys.map.clone(),
     })
@@ -79,5 +81,7 @@ fn names() -> Names {
 }
 
 fn is_buffer(name: &str) -> bool {
-    ["rotary_emb.inv_freq", "attn.masked_bias", "attn.bias", "logn_tensor"].iter().any(|end| name.ends_with(end))
+    ["rotary_emb.inv_freq", "attn.masked_bias", "attn.bias", "logn_tensor"]
+        .iter()
+        .any(|end| name.ends_with(end))
 }

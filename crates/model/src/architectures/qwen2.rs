@@ -6,8 +6,7 @@ use crate::{
     error::Error,
 };
 
-pub(super) const ARCHITECTURE: Architecture =
-    Architecture { model_type: "qwen2", config, names, is_buffer };
+pub(super) const ARCHITECTURE: Architecture = Architecture { model_type: "qwen2", config, names, is_buffer };
 
 fn config(keys: &Keys<'_>) -> Result<DecoderConfig, Error> {
     let hidden_size = keys.size(&["hidden_size"])?;

@@ -71,11 +71,13 @@ pub(super) fn assemble(
     let (v, d, f) = (config.vocab_size, config.hidden_size, config.intermediate_size);
     let (q, k) = (config.query_size(), config.key_size());
     let weight = |name: &str| format!("{name}.weight");
-    let linear = |source: &mut dyn Source, name: String, role, out, input, bias: bool| -> Result<Linear, Error> {
-        let w = source.tensor(weight(&name), role, &[out, input])?;
-        let bias = if bias { Some(source.tensor(format!("{name}.bias"), Role::Bias, &[out])?) } else { None };
-        Ok(Linear { weight: w, bias, adapter: None })
-    };
+    let linear =
+        |source: &mut dyn Source, name: String, role, out, input, bias: bool| -> Result<Linear, Error> {
+            let w = source.tensor(weight(&name), role, &[out, input])?;
+            let bias =
+                if bias { Some(source.tensor(format!("{name}.bias"), Role::Bias, &[out])?) } else { None };
+            Ok(Linear { weight: w, bias, adapter: None })
+        };
     let embedding = source.tensor(weight(names.embedding), Role::Table, &[v, d])?;
     let mut blocks = Vec::with_capacity(config.num_hidden_layers);
     for i in 0..config.num_hidden_layers {
@@ -84,13 +86,13 @@ pub(super) fn assemble(
         let attention_norm = source.tensor(weight(&name(names.attention_norm)), Role::Norm, &[d])?;
         let attention_input = match &names.attention_input {
             AttentionInputNames::Packed(n) => {
-                AttentionInput::Packed(linear(source, name(n), Role::Linear, q + 2 * k, d, bias)?)
+                AttentionInput::Packed(Box::new(linear(source, name(n), Role::Linear, q + 2 * k, d, bias)?))
             }
-            AttentionInputNames::Split { query, key, value } => AttentionInput::Split([
+            AttentionInputNames::Split { query, key, value } => AttentionInput::Split(Box::new([
                 linear(source, name(query), Role::Linear, q, d, bias)?,
                 linear(source, name(key), Role::Linear, k, d, bias)?,
                 linear(source, name(value), Role::Linear, k, d, bias)?,
-            ]),
+            ])),
         };
         blocks.push(Block {
             attention_norm,

@@ -60,8 +60,19 @@ impl Decoder {
         workspace.ensure_saved(1);
         workspace.layout(config, sequences)?;
         let (t, d, v) = (workspace.ids.len(), config.hidden_size, config.vocab_size);
-        let Workspace { streams, saved, scratch, head, tables, ids, positions, spans, cu_seqlens, query_scale, .. } =
-            workspace;
+        let Workspace {
+            streams,
+            saved,
+            scratch,
+            head,
+            tables,
+            ids,
+            positions,
+            spans,
+            cu_seqlens,
+            query_scale,
+            ..
+        } = workspace;
         let query_scale = (!query_scale.is_empty()).then_some(&query_scale[..]);
         let layout = Sequences { cu_seqlens, positions, spans, tables, query_scale };
         let run = Run { precision: self.precision, dropout: None };
@@ -96,7 +107,11 @@ impl Decoder {
 
 impl Workspace {
     /// Checks the sequences and lays their tokens out one after the other.
-    fn layout(&mut self, config: &DecoderConfig, sequences: &mut [(&[u32], &mut KvCache)]) -> Result<(), Error> {
+    fn layout(
+        &mut self,
+        config: &DecoderConfig,
+        sequences: &mut [(&[u32], &mut KvCache)],
+    ) -> Result<(), Error> {
         if sequences.is_empty() {
             return Err(Error::input("batch", "at least one sequence", "none"));
         }

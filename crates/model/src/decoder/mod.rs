@@ -107,7 +107,11 @@ impl Decoder {
     /// When there are adapters: merge them first.
     pub fn train_all(&mut self) -> Result<(), Error> {
         if self.adapter.is_some() {
-            return Err(Error::input("training of all weights", "a model without adapters", "a model with adapters; merge them first"));
+            return Err(Error::input(
+                "training of all weights",
+                "a model without adapters",
+                "a model with adapters; merge them first",
+            ));
         }
         self.visit(&mut Tensor::train);
         Ok(())

@@ -24,7 +24,11 @@ impl Decoder {
             Dtype::Nf4 => return Err(Error::input("dtype of a saved checkpoint", "f32 or bf16", "nf4")),
         };
         if self.adapter.is_some() {
-            return Err(Error::input("a saved checkpoint", "a model without adapters", "adapters; merge or save them apart"));
+            return Err(Error::input(
+                "a saved checkpoint",
+                "a model without adapters",
+                "adapters; merge or save them apart",
+            ));
         }
         create_dir(dir)?;
         let mut writer = SafetensorsWriter::default();

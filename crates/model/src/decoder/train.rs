@@ -122,7 +122,8 @@ impl Decoder {
             workspace.spans.push(Span { begin, end, table });
         }
         workspace.fill_query_scale(&self.config);
-        let Workspace { streams, saved, scratch, head, tables, positions, spans, query_scale, .. } = workspace;
+        let Workspace { streams, saved, scratch, head, tables, positions, spans, query_scale, .. } =
+            workspace;
         let query_scale = (!query_scale.is_empty()).then_some(&query_scale[..]);
         let sequences = Sequences { cu_seqlens: batch.cu_seqlens, positions, spans, tables, query_scale };
         let run = Run { precision, dropout: None };

@@ -24,9 +24,9 @@ pub(crate) struct Block {
 /// The projections that feed attention.
 pub(crate) enum AttentionInput {
     /// One layer whose rows are q, then k, then v.
-    Packed(Linear),
+    Packed(Box<Linear>),
     /// q, k and v.
-    Split([Linear; 3]),
+    Split(Box<[Linear; 3]>),
 }
 
 /// What the forward pass of a block keeps for its backward pass.
@@ -198,7 +198,14 @@ impl Block {
         attend(pass, caches, saved);
         let branch = grow(&mut scratch.branch, t * d);
         let attended = &saved.attended[..t * query_size];
-        self.attention_output.forward(run, t, attended, branch, &mut saved.output_linear, &mut scratch.adapter);
+        self.attention_output.forward(
+            run,
+            t,
+            attended,
+            branch,
+            &mut saved.output_linear,
+            &mut scratch.adapter,
+        );
         see(observe, Stage::Attention(*layer), branch);
         let middle = grow(&mut saved.middle, t * d);
         sum(x, branch, middle);
@@ -234,7 +241,8 @@ impl Block {
                 linear.forward(run, t, normed, packed, &mut saved.input_linears[0], &mut scratch.adapter);
                 for (i, row) in packed.chunks(width).enumerate() {
                     query[i * query_size..(i + 1) * query_size].copy_from_slice(&row[..query_size]);
-                    key[i * key_size..(i + 1) * key_size].copy_from_slice(&row[query_size..query_size + key_size]);
+                    key[i * key_size..(i + 1) * key_size]
+                        .copy_from_slice(&row[query_size..query_size + key_size]);
                     value[i * key_size..(i + 1) * key_size].copy_from_slice(&row[query_size + key_size..]);
                 }
             }
@@ -301,7 +309,13 @@ impl Block {
             return;
         }
         let d_normed = &mut scratch.branch[..t * d];
-        norm_backward(&mut self.mlp_norm, &saved.middle[..t * d], &saved.mlp_inverse_rms[..t], d_normed, gradient);
+        norm_backward(
+            &mut self.mlp_norm,
+            &saved.middle[..t * d],
+            &saved.mlp_inverse_rms[..t],
+            d_normed,
+            gradient,
+        );
         if !needs_middle {
             return;
         }
@@ -342,10 +356,15 @@ impl Block {
                 let packed = grow(&mut scratch.packed, t * width);
                 for (i, row) in packed.chunks_mut(width).enumerate() {
                     row[..query_size].copy_from_slice(&d_query[i * query_size..(i + 1) * query_size]);
-                    row[query_size..query_size + key_size].copy_from_slice(&d_key[i * key_size..(i + 1) * key_size]);
+                    row[query_size..query_size + key_size]
+                        .copy_from_slice(&d_key[i * key_size..(i + 1) * key_size]);
                     row[query_size + key_size..].copy_from_slice(&d_value[i * key_size..(i + 1) * key_size]);
                 }
-                let wanted = if needs_attention_normed { InputGradient::Set(d_normed) } else { InputGradient::Unneeded };
+                let wanted = if needs_attention_normed {
+                    InputGradient::Set(d_normed)
+                } else {
+                    InputGradient::Unneeded
+                };
                 linear.backward(run, t, normed, packed, wanted, &saved.input_linears[0], adapter);
             }
             AttentionInput::Split(three) => {
@@ -402,7 +421,13 @@ fn attend(pass: &Pass<'_>, caches: Option<&mut [(&[u32], &mut KvCache)]>, saved:
 }
 
 /// Adds the gradient of a norm's input to `gradient` and that of its weight to the weight's gradient.
-pub(crate) fn norm_backward(norm: &mut Tensor, x: &[f32], inverse_rms: &[f32], dy: &[f32], gradient: &mut [f32]) {
+pub(crate) fn norm_backward(
+    norm: &mut Tensor,
+    x: &[f32],
+    inverse_rms: &[f32],
+    dy: &[f32],
+    gradient: &mut [f32],
+) {
     match norm.parameter() {
         Some(p) => kernels::rms_norm_gradient(x, p.data, inverse_rms, dy, 1.0, gradient, Some(p.grad)),
         None => kernels::rms_norm_gradient(x, norm.values(), inverse_rms, dy, 1.0, gradient, None),

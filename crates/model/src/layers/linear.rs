@@ -96,9 +96,11 @@ impl Adapter {
             let mut norms = Vec::with_capacity(rows);
             for (w, b) in dense.chunks_mut(256 * cols).zip(b.chunks(256 * rank)) {
                 add_low_rank(w, b, self.a.values(), rank, cols, self.scaling);
-                norms.extend(w.chunks(cols).map(|row| {
-                    row.iter().map(|&v| f64::from(v) * f64::from(v)).sum::<f64>().sqrt() as f32
-                }));
+                norms.extend(
+                    w.chunks(cols).map(|row| {
+                        row.iter().map(|&v| f64::from(v) * f64::from(v)).sum::<f64>().sqrt() as f32
+                    }),
+                );
             }
             norms
         })
@@ -241,7 +243,17 @@ impl Linear {
             kernels::linear_input_gradient(run.precision, m, n, k, 1.0, dy, &weight.weight(), *beta, dx);
         }
         if let Some(adapter) = adapter {
-            adapter.backward(run, m, n, k, x, dy, dx.map(|(dx, _)| dx), &saved.low_rank[..m * adapter.rank()], scratch);
+            adapter.backward(
+                run,
+                m,
+                n,
+                k,
+                x,
+                dy,
+                dx.map(|(dx, _)| dx),
+                &saved.low_rank[..m * adapter.rank()],
+                scratch,
+            );
         }
         scratch.scaled = scaled;
     }
@@ -312,7 +324,9 @@ impl Adapter {
                 kernels::dropout(dropout, back, dropped);
                 kernels::add(dropped, dx);
             }
-            None => kernels::linear_input_gradient(run.precision, m, r, k, 1.0, du, &self.a.weight(), 1.0, dx),
+            None => {
+                kernels::linear_input_gradient(run.precision, m, r, k, 1.0, du, &self.a.weight(), 1.0, dx)
+            }
         }
     }
 }

@@ -62,7 +62,8 @@ impl RopeTables {
 impl Table {
     fn fill(&mut self, positions: usize) {
         let dim = self.rope.rotary_dim as f64;
-        let base = self.rope.theta * f64::from(self.alpha).powf(if self.alpha == 1 { 0.0 } else { dim / (dim - 2.0) });
+        let base = self.rope.theta
+            * f64::from(self.alpha).powf(if self.alpha == 1 { 0.0 } else { dim / (dim - 2.0) });
         // Frequencies and angles are rounded to f32 as the reference implementations do; at position 10,000 an angle kept in
         // f64 would differ from theirs by more than their rounding noise.
         let frequencies: Vec<f32> =

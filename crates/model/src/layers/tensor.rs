@@ -99,7 +99,9 @@ impl Tensor {
 
     pub(crate) fn parameter(&mut self) -> Option<Parameter<'_>> {
         match (&mut self.data, &mut self.grad) {
-            (Data::F32(data), Some(grad)) => Some(Parameter { name: &self.name, shape: &self.shape, data, grad }),
+            (Data::F32(data), Some(grad)) => {
+                Some(Parameter { name: &self.name, shape: &self.shape, data, grad })
+            }
             _ => None,
         }
     }

@@ -89,7 +89,10 @@ impl Workspace {
             + self.saved.iter().map(BlockSaved::bytes).sum::<usize>()
             + self.scratch.bytes()
             + floats(&self.gradient)
-            + [&h.input, &h.normed, &h.gradient, &h.inverse_rms, &h.logits].into_iter().map(floats).sum::<usize>()
+            + [&h.input, &h.normed, &h.gradient, &h.inverse_rms, &h.logits]
+                .into_iter()
+                .map(floats)
+                .sum::<usize>()
             + self.tables.bytes()
     }
 

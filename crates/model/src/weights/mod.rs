@@ -19,8 +19,8 @@ mod pytorch;
 mod safetensors;
 mod write;
 
-pub use write::{SafetensorsWriter, write_atomically};
 pub(crate) use write::create_dir;
+pub use write::{SafetensorsWriter, write_atomically};
 
 /// The element types of tensors in files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -131,7 +131,12 @@ impl Weights {
         for (name, entry) in entries {
             if let Some(other) = self.tensors.get(&name) {
                 let other = self.files[other.file].path.display().to_string();
-                return Err(Error::malformed(path, format!("tensor `{name}`"), "each tensor once", format!("a copy of it in {other}")));
+                return Err(Error::malformed(
+                    path,
+                    format!("tensor `{name}`"),
+                    "each tensor once",
+                    format!("a copy of it in {other}"),
+                ));
             }
             self.tensors.insert(name, entry);
         }
@@ -143,7 +148,9 @@ impl Weights {
         let text = std::fs::read_to_string(index).map_err(Error::io(index))?;
         let value: Value =
             serde_json::from_str(&text).map_err(|source| Error::Json { path: index.to_owned(), source })?;
-        let bad = |found: &str| Error::malformed(index, "`weight_map`", "an object of tensor names and file names", found);
+        let bad = |found: &str| {
+            Error::malformed(index, "`weight_map`", "an object of tensor names and file names", found)
+        };
         let map = value.get("weight_map").and_then(Value::as_object).ok_or_else(|| bad("none"))?;
         let mut shards: BTreeMap<&str, usize> = BTreeMap::new();
         for (tensor, file) in map {
@@ -227,7 +234,11 @@ impl Weights {
     }
 
     fn wrong_type(&self, name: &str, view: TensorView<'_>) -> Error {
-        Error::ElementType { path: self.path_of(name), name: name.to_owned(), found: format!("{:?}", view.dtype) }
+        Error::ElementType {
+            path: self.path_of(name),
+            name: name.to_owned(),
+            found: format!("{:?}", view.dtype),
+        }
     }
 
     fn path_of(&self, name: &str) -> PathBuf {
@@ -238,7 +249,12 @@ impl Weights {
         let tail = |n: &str| n.rsplit('.').take(3).map(str::to_owned).collect::<Vec<_>>();
         let sought = tail(name);
         let nearest = self.tensors.keys().find(|n| tail(n) == sought).cloned();
-        Error::MissingTensor { path: self.place.clone(), name: name.to_owned(), held: self.tensors.len(), nearest }
+        Error::MissingTensor {
+            path: self.place.clone(),
+            name: name.to_owned(),
+            held: self.tensors.len(),
+            nearest,
+        }
     }
 }
 
@@ -260,7 +276,9 @@ impl TensorView<'_> {
     /// The elements as bf16, where the type is a floating-point one.
     pub fn to_bf16(&self) -> Option<Vec<bf16>> {
         match self.dtype {
-            ElementType::Bf16 => Some(self.bytes.as_chunks::<2>().0.iter().map(|c| bf16::from_le_bytes(*c)).collect()),
+            ElementType::Bf16 => {
+                Some(self.bytes.as_chunks::<2>().0.iter().map(|c| bf16::from_le_bytes(*c)).collect())
+            }
             _ => Some(self.to_f32()?.into_iter().map(bf16::from_f32).collect()),
         }
     }
@@ -268,10 +286,12 @@ impl TensorView<'_> {
     /// The elements as i64, where the type is an integer one.
     pub fn to_i64(&self) -> Option<Vec<i64>> {
         match self.dtype {
-            ElementType::I64 => Some(self.bytes.as_chunks::<8>().0.iter().map(|c| i64::from_le_bytes(*c)).collect()),
-            ElementType::I32 => {
-                Some(self.bytes.as_chunks::<4>().0.iter().map(|c| i64::from(i32::from_le_bytes(*c))).collect())
+            ElementType::I64 => {
+                Some(self.bytes.as_chunks::<8>().0.iter().map(|c| i64::from_le_bytes(*c)).collect())
             }
+            ElementType::I32 => Some(
+                self.bytes.as_chunks::<4>().0.iter().map(|c| i64::from(i32::from_le_bytes(*c))).collect(),
+            ),
             ElementType::U8 | ElementType::Bool => Some(self.bytes.iter().map(|&b| i64::from(b)).collect()),
             _ => None,
         }

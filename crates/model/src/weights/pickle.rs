@@ -38,7 +38,11 @@ pub(super) enum Node {
     Tuple(Vec<Value>),
     List(Vec<Value>),
     Dict(Vec<(Value, Value)>),
-    Storage { key: String, dtype: ElementType, elements: usize },
+    Storage {
+        key: String,
+        dtype: ElementType,
+        elements: usize,
+    },
     Tensor(Tensor),
 }
 
@@ -77,7 +81,17 @@ impl Unpickled {
 
 /// Interprets the pickle at the start of `bytes`; `base` is where it lies in the file, for messages.
 pub(super) fn read(path: &Path, bytes: &[u8], base: usize) -> Result<Unpickled, Error> {
-    Machine { path, bytes, base, at: 0, stack: Vec::new(), marks: Vec::new(), memo: Vec::new(), arena: Vec::new() }.run()
+    Machine {
+        path,
+        bytes,
+        base,
+        at: 0,
+        stack: Vec::new(),
+        marks: Vec::new(),
+        memo: Vec::new(),
+        arena: Vec::new(),
+    }
+    .run()
 }
 
 struct Machine<'a> {
@@ -122,7 +136,10 @@ impl Machine<'_> {
 
     fn line(&mut self) -> Result<String, Error> {
         let rest = &self.bytes[self.at..];
-        let n = rest.iter().position(|&b| b == b'\n').ok_or_else(|| self.wrong("a line", "the end of the file"))?;
+        let n = rest
+            .iter()
+            .position(|&b| b == b'\n')
+            .ok_or_else(|| self.wrong("a line", "the end of the file"))?;
         let line = self.text(n)?;
         self.at += 1;
         Ok(line)
@@ -171,7 +188,8 @@ impl Machine<'_> {
 
     fn get(&mut self, index: usize) -> Result<(), Error> {
         let value = self.memo.get(index).copied().flatten();
-        let value = value.ok_or_else(|| self.wrong("a remembered value", format!("memo {index}, which is empty")))?;
+        let value =
+            value.ok_or_else(|| self.wrong("a remembered value", format!("memo {index}, which is empty")))?;
         self.stack.push(value);
         Ok(())
     }
@@ -266,7 +284,9 @@ impl Machine<'_> {
                 b'u' => {
                     let values = self.pop_to_mark()?;
                     if values.len() % 2 != 0 {
-                        return Err(self.wrong("keys and values in pairs", format!("{} values", values.len())));
+                        return Err(
+                            self.wrong("keys and values in pairs", format!("{} values", values.len()))
+                        );
                     }
                     self.dict()?.extend(values.chunks(2).map(|pair| (pair[0], pair[1])));
                 }
@@ -336,7 +356,9 @@ impl Machine<'_> {
         match value {
             Value::Node(i) => match &self.arena[i] {
                 Node::Text(text) => Ok(text.clone()),
-                other => Err(self.wrong("a string", format!("{other:?}").chars().take(40).collect::<String>())),
+                other => {
+                    Err(self.wrong("a string", format!("{other:?}").chars().take(40).collect::<String>()))
+                }
             },
             other => Err(self.wrong("a string", format!("{other:?}"))),
         }
@@ -390,7 +412,8 @@ impl Machine<'_> {
     fn persistent(&mut self) -> Result<(), Error> {
         let id = self.pop()?;
         let parts = self.tuple_of(id)?.to_vec();
-        let [tag, Value::Global(Global::Storage(dtype)), key, _location, elements, ref view @ ..] = parts[..] else {
+        let [tag, Value::Global(Global::Storage(dtype)), key, _location, elements, ref view @ ..] = parts[..]
+        else {
             return Err(self.wrong("a storage", "another persistent id"));
         };
         if self.text_of(tag)? != "storage" || view.iter().any(|v| *v != Value::None) {

@@ -14,20 +14,34 @@ type Storages = BTreeMap<String, (usize, usize)>;
 
 /// Reads the tensors of a mapped file into entries with absolute byte ranges.
 pub(super) fn read(path: &Path, bytes: &[u8], file: usize) -> Result<Vec<(String, Entry)>, Error> {
-    if bytes.starts_with(b"PK\x03\x04") { read_zip(path, bytes, file) } else { read_legacy(path, bytes, file) }
+    if bytes.starts_with(b"PK\x03\x04") {
+        read_zip(path, bytes, file)
+    } else {
+        read_legacy(path, bytes, file)
+    }
 }
 
 fn read_zip(path: &Path, bytes: &[u8], file: usize) -> Result<Vec<(String, Entry)>, Error> {
     let members = zip_members(path, bytes)?;
     let ending = "/data.pkl";
     let Some(index) = members.keys().find(|name| name.ends_with(ending)) else {
-        return Err(Error::malformed(path, "the archive", "a member `data.pkl`", format!("{} other members", members.len())));
+        return Err(Error::malformed(
+            path,
+            "the archive",
+            "a member `data.pkl`",
+            format!("{} other members", members.len()),
+        ));
     };
     let folder = &index[..index.len() - ending.len()];
     if let Some(&(begin, end)) = members.get(&format!("{folder}/byteorder"))
         && &bytes[begin..end] != b"little"
     {
-        return Err(Error::malformed(path, "`byteorder`", "little", String::from_utf8_lossy(&bytes[begin..end])));
+        return Err(Error::malformed(
+            path,
+            "`byteorder`",
+            "little",
+            String::from_utf8_lossy(&bytes[begin..end]),
+        ));
     }
     let (begin, end) = members[index];
     let pickle = pickle::read(path, &bytes[begin..end], begin)?;
@@ -40,19 +54,24 @@ fn read_zip(path: &Path, bytes: &[u8], file: usize) -> Result<Vec<(String, Entry
 /// Names and data ranges of the members of a zip archive, from its central directory (PKWARE APPNOTE 4.3).
 fn zip_members(path: &Path, bytes: &[u8]) -> Result<BTreeMap<String, (usize, usize)>, Error> {
     let wrong = |place: &str, found: &str| {
-        Error::malformed(path, place.to_owned(), "a whole zip archive", format!("{found}; is the file truncated?"))
+        Error::malformed(
+            path,
+            place.to_owned(),
+            "a whole zip archive",
+            format!("{found}; is the file truncated?"),
+        )
     };
     let u16_at = |at: usize| bytes.get(at..at + 2).map(|b| usize::from(u16::from_le_bytes([b[0], b[1]])));
-    let u32_at = |at: usize| {
-        bytes.get(at..at + 4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]) as usize)
-    };
+    let u32_at =
+        |at: usize| bytes.get(at..at + 4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]) as usize);
     let u64_at = |at: usize| -> Option<usize> {
         let bytes = bytes.get(at..at.checked_add(8)?)?.first_chunk::<8>()?;
         usize::try_from(u64::from_le_bytes(*bytes)).ok()
     };
     // The end record is 22 bytes and a comment of at most 65,535.
     let lowest = bytes.len().saturating_sub(22 + 65_535);
-    let end = (lowest..=bytes.len().saturating_sub(22)).rev().find(|&at| bytes[at..].starts_with(b"PK\x05\x06"));
+    let end =
+        (lowest..=bytes.len().saturating_sub(22)).rev().find(|&at| bytes[at..].starts_with(b"PK\x05\x06"));
     let end = end.ok_or_else(|| wrong("the end of the archive", "no end record"))?;
     let damaged = || wrong("the central directory", "a record cut short");
     let (mut count, mut at) = (u16_at(end + 10).ok_or_else(damaged)?, u32_at(end + 16).ok_or_else(damaged)?);
@@ -101,12 +120,11 @@ fn zip_members(path: &Path, bytes: &[u8]) -> Result<BTreeMap<String, (usize, usi
         if !bytes.get(local..).is_some_and(|b| b.starts_with(b"PK\x03\x04") && b.len() >= 30) {
             return Err(wrong(&format!("member `{name}`"), "no local header"));
         }
-        let begin = local
-            + 30
-            + u16_at(local + 26).ok_or_else(damaged)?
-            + u16_at(local + 28).ok_or_else(damaged)?;
+        let begin =
+            local + 30 + u16_at(local + 26).ok_or_else(damaged)? + u16_at(local + 28).ok_or_else(damaged)?;
         let end = begin.checked_add(size).filter(|&end| end <= bytes.len());
-        let end = end.ok_or_else(|| wrong(&format!("member `{name}`"), &format!("{size} bytes from byte {begin}")))?;
+        let end = end
+            .ok_or_else(|| wrong(&format!("member `{name}`"), &format!("{size} bytes from byte {begin}")))?;
         members.insert(name, (begin, end));
         at = extra_end + comment_len;
     }
@@ -144,7 +162,12 @@ fn read_legacy(path: &Path, bytes: &[u8], file: usize) -> Result<Vec<(String, En
         let key = keys.text(key).unwrap_or_default();
         let place = || format!("storage `{}`", key.chars().take(40).collect::<String>());
         let Some(&(dtype, elements)) = types.get(key) else {
-            return Err(Error::malformed(path, place(), "a storage that a tensor uses", "one that none uses"));
+            return Err(Error::malformed(
+                path,
+                place(),
+                "a storage that a tensor uses",
+                "one that none uses",
+            ));
         };
         let count = bytes.get(at..at + 8).and_then(|b| b.first_chunk::<8>()).map(|b| u64::from_le_bytes(*b));
         if count != Some(elements as u64) {
@@ -152,7 +175,10 @@ fn read_legacy(path: &Path, bytes: &[u8], file: usize) -> Result<Vec<(String, En
             return Err(Error::malformed(path, place(), format!("{elements} elements"), found));
         }
         let begin = at + 8;
-        let end = elements.checked_mul(dtype.size()).and_then(|n| begin.checked_add(n)).filter(|&e| e <= bytes.len());
+        let end = elements
+            .checked_mul(dtype.size())
+            .and_then(|n| begin.checked_add(n))
+            .filter(|&e| e <= bytes.len());
         let Some(end) = end else {
             let left = bytes.len() - begin;
             return Err(Error::malformed(
@@ -169,7 +195,12 @@ fn read_legacy(path: &Path, bytes: &[u8], file: usize) -> Result<Vec<(String, En
 }
 
 /// The tensors of the state dictionary, with their ranges in the file.
-fn entries(path: &Path, file: usize, pickle: &Unpickled, storages: &Storages) -> Result<Vec<(String, Entry)>, Error> {
+fn entries(
+    path: &Path,
+    file: usize,
+    pickle: &Unpickled,
+    storages: &Storages,
+) -> Result<Vec<(String, Entry)>, Error> {
     let Some(Node::Dict(items)) = pickle.node(pickle.root) else {
         return Err(Error::malformed(path, "the pickle", "a dictionary of tensors", "another value"));
     };
@@ -194,7 +225,8 @@ fn entry(
     pickle: &Unpickled,
     storages: &Storages,
 ) -> Result<Entry, Error> {
-    let wrong = |expected: String, found: String| Error::malformed(path, format!("tensor `{name}`"), expected, found);
+    let wrong =
+        |expected: String, found: String| Error::malformed(path, format!("tensor `{name}`"), expected, found);
     let Node::Storage { key, dtype, .. } = &pickle.arena[tensor.storage] else {
         return Err(wrong("a storage".to_owned(), "another value".to_owned()));
     };
@@ -206,7 +238,7 @@ fn entry(
         if size != 1 && stride != elements {
             return Err(wrong("a contiguous tensor".to_owned(), format!("strides {:?}", tensor.strides)));
         }
-        elements = elements.checked_mul(size).unwrap_or(usize::MAX);
+        elements = elements.saturating_mul(size);
     }
     let whole = |n: usize| n.checked_mul(dtype.size());
     let from = whole(tensor.offset).and_then(|n| begin.checked_add(n));
@@ -216,7 +248,12 @@ fn entry(
             Ok(Entry { file, dtype: *dtype, shape: tensor.shape.clone(), begin: from, end: to })
         }
         _ => Err(wrong(
-            format!("shape {:?} at element {} within the storage's {} bytes", tensor.shape, tensor.offset, end - begin),
+            format!(
+                "shape {:?} at element {} within the storage's {} bytes",
+                tensor.shape,
+                tensor.offset,
+                end - begin
+            ),
             "a tensor that reaches past its end".to_owned(),
         )),
     }

@@ -15,7 +15,12 @@ const MAX_HEADER: usize = 100_000_000;
 /// Reads the header of a mapped file into entries with absolute byte ranges.
 pub(super) fn read(path: &Path, bytes: &[u8], file: usize) -> Result<Vec<(String, Entry)>, Error> {
     let Some((length, rest)) = bytes.split_first_chunk::<8>() else {
-        return Err(Error::malformed(path, "the header length", "8 bytes", format!("a file of {} bytes", bytes.len())));
+        return Err(Error::malformed(
+            path,
+            "the header length",
+            "8 bytes",
+            format!("a file of {} bytes", bytes.len()),
+        ));
     };
     let stated = u64::from_le_bytes(*length);
     let length = usize::try_from(stated).unwrap_or(usize::MAX);
@@ -28,7 +33,8 @@ pub(super) fn read(path: &Path, bytes: &[u8], file: usize) -> Result<Vec<(String
         ));
     }
     let (header, data) = rest.split_at(length);
-    let header: Value = serde_json::from_slice(header).map_err(|source| Error::Json { path: path.to_owned(), source })?;
+    let header: Value =
+        serde_json::from_slice(header).map_err(|source| Error::Json { path: path.to_owned(), source })?;
     let Value::Object(header) = header else {
         return Err(Error::malformed(path, "the header", "a JSON object", header.to_string()));
     };
@@ -54,7 +60,10 @@ pub(super) fn read(path: &Path, bytes: &[u8], file: usize) -> Result<Vec<(String
             return Err(Error::malformed(
                 path,
                 place(),
-                format!("{} bytes for shape {shape:?} of {dtype:?}", needed.map_or("countable".to_owned(), |n| n.to_string())),
+                format!(
+                    "{} bytes for shape {shape:?} of {dtype:?}",
+                    needed.map_or("countable".to_owned(), |n| n.to_string())
+                ),
                 format!("{} bytes", end - begin),
             ));
         }
@@ -71,7 +80,8 @@ fn tensor(path: &Path, name: &str, value: &Value) -> Result<(ElementType, Vec<us
     };
     let sizes = |key: &str| -> Result<Vec<usize>, Error> {
         let found = value.get(key);
-        let list = found.and_then(Value::as_array).ok_or_else(|| bad(&format!("`{key}`: an array"), found))?;
+        let list =
+            found.and_then(Value::as_array).ok_or_else(|| bad(&format!("`{key}`: an array"), found))?;
         let sizes = list.iter().map(|v| v.as_u64().and_then(|n| usize::try_from(n).ok())).collect();
         let sizes: Option<Vec<usize>> = sizes;
         sizes.ok_or_else(|| bad(&format!("`{key}`: non-negative integers"), found))
@@ -108,13 +118,22 @@ fn check_cover(path: &Path, entries: &[(String, Entry)], begin: usize, end: usiz
                 path,
                 format!("tensor `{name}`"),
                 format!("data that begins at byte {at}, where the tensor before it ends"),
-                format!("byte {}: {}", entry.begin, if entry.begin < at { "tensors overlap" } else { "a hole" }),
+                format!(
+                    "byte {}: {}",
+                    entry.begin,
+                    if entry.begin < at { "tensors overlap" } else { "a hole" }
+                ),
             ));
         }
         at = entry.end;
     }
     if at != end {
-        return Err(Error::malformed(path, "the end of the data", format!("byte {at}"), format!("a file of {end} bytes")));
+        return Err(Error::malformed(
+            path,
+            "the end of the data",
+            format!("byte {at}"),
+            format!("a file of {end} bytes"),
+        ));
     }
     Ok(())
 }

@@ -16,7 +16,10 @@ use crate::error::Error;
 ///
 /// # Errors
 /// When the disk is full or the folder cannot be written; the temporary file is removed.
-pub fn write_atomically(path: &Path, fill: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> Result<(), Error> {
+pub fn write_atomically(
+    path: &Path,
+    fill: impl FnOnce(&mut dyn Write) -> std::io::Result<()>,
+) -> Result<(), Error> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{}.partial", std::process::id()));
     let temporary = path.with_file_name(name);
@@ -48,8 +51,19 @@ struct Planned<'a> {
 
 impl<'a> SafetensorsWriter<'a> {
     /// Adds a floating-point tensor; `values` is called once, when its turn comes. `dtype` is F32, F16 or Bf16.
-    pub fn add(&mut self, name: impl Into<String>, dtype: ElementType, shape: &[usize], values: impl Fn() -> Vec<f32> + 'a) {
-        self.tensors.push(Planned { name: name.into(), dtype, shape: shape.to_vec(), fill: Box::new(values) });
+    pub fn add(
+        &mut self,
+        name: impl Into<String>,
+        dtype: ElementType,
+        shape: &[usize],
+        values: impl Fn() -> Vec<f32> + 'a,
+    ) {
+        self.tensors.push(Planned {
+            name: name.into(),
+            dtype,
+            shape: shape.to_vec(),
+            fill: Box::new(values),
+        });
     }
 
     /// Bytes of tensor data.
@@ -72,7 +86,8 @@ impl<'a> SafetensorsWriter<'a> {
         let mut at = 0;
         for tensor in &self.tensors {
             let end = at + tensor.bytes();
-            let entry = json!({"dtype": tensor.dtype_name(), "shape": tensor.shape, "data_offsets": [at, end]});
+            let entry =
+                json!({"dtype": tensor.dtype_name(), "shape": tensor.shape, "data_offsets": [at, end]});
             header.insert(tensor.name.clone(), entry);
             at = end;
         }
@@ -102,7 +117,12 @@ impl Planned<'_> {
 
     fn write_to(&self, out: &mut dyn Write) -> std::io::Result<()> {
         let values = (self.fill)();
-        assert_eq!(values.len(), self.shape.iter().product::<usize>(), "tensor `{}` fills its shape", self.name);
+        assert_eq!(
+            values.len(),
+            self.shape.iter().product::<usize>(),
+            "tensor `{}` fills its shape",
+            self.name
+        );
         let mut bytes = Vec::with_capacity(1 << 16);
         for chunk in values.chunks(1 << 14) {
             bytes.clear();

@@ -36,7 +36,8 @@ fn broken_safetensors_are_named() {
     refuse(&u64::MAX.to_le_bytes(), name, &["header length"]);
     refuse(&safetensors("{oh no", b""), name, &["not valid JSON"]);
     refuse(&safetensors("[]", b""), name, &["header", "a JSON object"]);
-    let f32s = |shape: &str, offsets: &str| format!(r#"{{"dtype":"F32","shape":{shape},"data_offsets":{offsets}}}"#);
+    let f32s =
+        |shape: &str, offsets: &str| format!(r#"{{"dtype":"F32","shape":{shape},"data_offsets":{offsets}}}"#);
     let one = |entry: String| format!(r#"{{"a":{entry}}}"#);
     refuse(&safetensors(&one(f32s("[2]", "[0,8]")), &[0; 4]), name, &["tensor `a`", "0..8", "truncated"]);
     refuse(&safetensors(&one(f32s("[2]", "[8,0]")), &[0; 8]), name, &["tensor `a`", "8..0"]);
@@ -49,8 +50,16 @@ fn broken_safetensors_are_named() {
     let two = |b: String| format!(r#"{{"a":{},"b":{b}}}"#, f32s("[2]", "[0,8]"));
     refuse(&safetensors(&two(f32s("[2]", "[4,12]")), &[0; 12]), name, &["tensor `b`", "overlap"]);
     refuse(&safetensors(&two(f32s("[1]", "[12,16]")), &[0; 16]), name, &["tensor `b`", "a hole"]);
-    refuse(&safetensors(&one(r#"{"dtype":"F4","shape":[],"data_offsets":[0,4]}"#.into()), &[0; 4]), name, &["`dtype`", "F4"]);
-    refuse(&safetensors(r#"{"a":{"shape":[],"data_offsets":[0,4]}}"#, &[0; 4]), name, &["`dtype`", "nothing"]);
+    refuse(
+        &safetensors(&one(r#"{"dtype":"F4","shape":[],"data_offsets":[0,4]}"#.into()), &[0; 4]),
+        name,
+        &["`dtype`", "F4"],
+    );
+    refuse(
+        &safetensors(r#"{"a":{"shape":[],"data_offsets":[0,4]}}"#, &[0; 4]),
+        name,
+        &["`dtype`", "nothing"],
+    );
 }
 
 #[test]
@@ -84,7 +93,8 @@ fn refuse_model(dir: &Path, parts: &[&str]) {
 
 fn edit_config(dir: &Path, key: &str, value: serde_json::Value) {
     let path = dir.join("config.json");
-    let mut config: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+    let mut config: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
     config[key] = value;
     std::fs::write(path, config.to_string()).unwrap();
 }
@@ -104,7 +114,11 @@ fn models_that_do_not_fit_their_configuration_are_named() {
     edit_config(&dir, "model_type", "mamba".into());
     refuse_model(&dir, &["config.json", "`mamba` is not supported", "known: qwen, qwen2"]);
     for (key, value, part) in [
-        ("hidden_size", serde_json::json!("twelve"), "`hidden_size`: expected a non-negative integer, found \"twelve\""),
+        (
+            "hidden_size",
+            serde_json::json!("twelve"),
+            "`hidden_size`: expected a non-negative integer, found \"twelve\"",
+        ),
         ("hidden_size", serde_json::json!(0), "hidden_size"),
         ("hidden_size", serde_json::json!(1u64 << 40), "hidden_size"),
         ("num_attention_heads", serde_json::json!(0), "num_attention_heads"),
@@ -211,10 +225,16 @@ fn pytorch_files_hold_what_safetensors_holds() {
         let expected = Weights::open(&safetensors).unwrap();
         let mut compared = 0;
         for name in bin.names() {
-            let newer = name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias");
+            let newer = name
+                .replace("LayerNorm.gamma", "LayerNorm.weight")
+                .replace("LayerNorm.beta", "LayerNorm.bias");
             let Ok(theirs) = expected.get(&newer) else { continue };
             let ours = bin.get(name).unwrap();
-            assert_eq!((ours.dtype, ours.shape, ours.bytes), (theirs.dtype, theirs.shape, theirs.bytes), "{name}");
+            assert_eq!(
+                (ours.dtype, ours.shape, ours.bytes),
+                (theirs.dtype, theirs.shape, theirs.bytes),
+                "{name}"
+            );
             compared += 1;
         }
         assert!(compared >= least, "{compared}");

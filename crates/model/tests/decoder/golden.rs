@@ -129,7 +129,10 @@ pub(crate) fn logits(decoder: &Decoder, ids: &[u32]) -> Vec<f32> {
 /// Largest absolute difference.
 pub(crate) fn distance(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
-    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, |m, d| if d.is_nan() { f32::INFINITY } else { m.max(d) })
+    a.iter()
+        .zip(b)
+        .map(|(a, b)| (a - b).abs())
+        .fold(0.0, |m, d| if d.is_nan() { f32::INFINITY } else { m.max(d) })
 }
 
 pub(crate) fn assert_close(what: &str, found: &[f32], expected: &[f32], tolerance: f32) {
@@ -190,7 +193,8 @@ pub(crate) fn noise(seed: u64, n: usize) -> Vec<u64> {
 pub(crate) fn random_batch(seed: u64, lengths: &[usize], vocab: usize) -> Packed {
     let mut packed = Packed { ids: Vec::new(), cu: vec![0], labels: Vec::new() };
     for (s, &len) in lengths.iter().enumerate() {
-        let ids: Vec<u32> = noise(seed + s as u64, len + 1).iter().map(|n| (n % vocab as u64) as u32).collect();
+        let ids: Vec<u32> =
+            noise(seed + s as u64, len + 1).iter().map(|n| (n % vocab as u64) as u32).collect();
         for t in 0..len {
             packed.ids.push(ids[t]);
             let learned = noise(seed + 100 + s as u64, t + 1)[t] % 3 != 0;

@@ -27,7 +27,10 @@ fn check(decoder: &mut Decoder, packed: &Packed, options: &StepOptions, what: &s
             // Two directions through all elements, and the element with the largest gradient alone.
             let direction: Vec<f32> = match trial {
                 2 => (0..grad.len()).map(|j| if j == strongest { 1.0 } else { 0.0 }).collect(),
-                _ => noise(17 * i as u64 + trial, grad.len()).iter().map(|n| (n % 201) as f32 / 100.0 - 1.0).collect(),
+                _ => noise(17 * i as u64 + trial, grad.len())
+                    .iter()
+                    .map(|n| (n % 201) as f32 / 100.0 - 1.0)
+                    .collect(),
             };
             let length = direction.iter().map(|d| d * d).sum::<f32>().sqrt();
             // Small, because rope and softmax of a random tiny network bend sharply.
@@ -44,7 +47,8 @@ fn check(decoder: &mut Decoder, packed: &Packed, options: &StepOptions, what: &s
             let h = f64::from(step);
             let difference = (8.0 * (at(step) - at(-step)) - (at(2.0 * step) - at(-2.0 * step))) / (12.0 * h);
             let analytic: f64 = grad.iter().zip(&direction).map(|(g, d)| f64::from(*g) * f64::from(*d)).sum();
-            let scale = grad.iter().map(|g| f64::from(*g) * f64::from(*g)).sum::<f64>().sqrt() * f64::from(length);
+            let scale =
+                grad.iter().map(|g| f64::from(*g) * f64::from(*g)).sum::<f64>().sqrt() * f64::from(length);
             // The second term is the rounding of a loss of a few nats from f32 products, over the step.
             let tolerance = 3e-3 * scale + 1e-6 / h;
             assert!(
@@ -114,7 +118,9 @@ fn every_adapted_projection_of_qwen2_alone() {
 #[test]
 fn every_adapted_projection_of_qwen1_alone() {
     let packed = packed();
-    for (target, layers) in [("c_attn", 1), ("attn.c_proj", 1), ("mlp.c_proj", 1), ("c_proj", 2), ("w1", 1), ("w2", 1)] {
+    for (target, layers) in
+        [("c_attn", 1), ("attn.c_proj", 1), ("mlp.c_proj", 1), ("c_proj", 2), ("w1", 1), ("w2", 1)]
+    {
         let mut decoder = decoder(tiny_qwen());
         decoder.add_lora(&lora(&[target]), 1).unwrap();
         shake(&mut decoder, 2, 0.3);
@@ -163,7 +169,11 @@ fn magnitudes_of_dora() {
             let difference = (at(0.01) - at(-0.01)) / 0.02;
             let largest = grad.iter().fold(0.0f32, |m, g| m.max(g.abs()));
             let apart = (difference - f64::from(grad[j])).abs();
-            assert!(apart <= 5e-3 * f64::from(largest) + 2e-4, "{name}[{j}]: {difference} against {}", grad[j]);
+            assert!(
+                apart <= 5e-3 * f64::from(largest) + 2e-4,
+                "{name}[{j}]: {difference} against {}",
+                grad[j]
+            );
             compared += 1;
         }
     }
@@ -230,8 +240,12 @@ fn dora_is_lora_on_rescaled_rows_with_the_norm_held_fixed() {
         let largest = grad.iter().fold(0.0f32, |m, g| m.max(g.abs()));
         for (i, (ours, theirs)) in ours.grad.iter().zip(&grad).enumerate() {
             // d/dB = g * d/d(g B).
-            let theirs = theirs * if name.ends_with("lora_B.weight") { factors[layer][i / rank] } else { 1.0 };
-            assert!((ours - theirs).abs() <= 1e-4 * largest.max(1e-3) * 3.0, "{name}[{i}]: {ours} against {theirs}");
+            let theirs =
+                theirs * if name.ends_with("lora_B.weight") { factors[layer][i / rank] } else { 1.0 };
+            assert!(
+                (ours - theirs).abs() <= 1e-4 * largest.max(1e-3) * 3.0,
+                "{name}[{i}]: {ours} against {theirs}"
+            );
         }
     }
 }

@@ -11,7 +11,14 @@ fn text(seed: u64, n: usize) -> Vec<u32> {
 
 fn decoders() -> Vec<Decoder> {
     let mut adapted = Decoder::random(tiny_qwen2(true), 2).unwrap();
-    let lora = LoraConfig { rank: 2, alpha: 4.0, dropout: 0.5, targets: vec!["all-linear".into()], rslora: false, dora: true };
+    let lora = LoraConfig {
+        rank: 2,
+        alpha: 4.0,
+        dropout: 0.5,
+        targets: vec!["all-linear".into()],
+        rslora: false,
+        dora: true,
+    };
     adapted.add_lora(&lora, 3).unwrap();
     shake(&mut adapted, 8, 0.2);
     let mut rounded = Decoder::random(tiny_qwen2(false), 2).unwrap();
@@ -49,8 +56,10 @@ fn a_batch_gives_each_sequence_what_it_gets_alone() {
         let mut alone: Vec<KvCache> = caches.clone();
         let mut workspace = Workspace::new();
         for round in 0..3u32 {
-            let new: Vec<Vec<u32>> = texts.iter().map(|t| if round == 0 { t.clone() } else { vec![round] }).collect();
-            let mut batch: Vec<(&[u32], &mut KvCache)> = new.iter().map(|t| &t[..]).zip(&mut caches).collect();
+            let new: Vec<Vec<u32>> =
+                texts.iter().map(|t| if round == 0 { t.clone() } else { vec![round] }).collect();
+            let mut batch: Vec<(&[u32], &mut KvCache)> =
+                new.iter().map(|t| &t[..]).zip(&mut caches).collect();
             let found = decoder.forward(&mut batch, Logits::Last, &mut workspace).unwrap().to_vec();
             for (i, (new, cache)) in new.iter().zip(&mut alone).enumerate() {
                 let mut own = Workspace::new();
@@ -94,7 +103,10 @@ fn the_alpha_of_the_prefill_stays() {
         }
         let (mut at, mut workspace, mut last) = (0, Workspace::new(), Vec::new());
         for n in pieces {
-            last = decoder.forward(&mut [(&ids[at..at + n], &mut cache)], Logits::Last, &mut workspace).unwrap().to_vec();
+            last = decoder
+                .forward(&mut [(&ids[at..at + n], &mut cache)], Logits::Last, &mut workspace)
+                .unwrap()
+                .to_vec();
             at += n;
         }
         last

@@ -49,18 +49,23 @@ fn adapter_gradients_and_five_optimizer_steps_agree() {
         let sizes: Vec<usize> = decoder.parameters().iter().map(|p| p.data.len()).collect();
         let mut first: Vec<Vec<f32>> = sizes.iter().map(|&n| vec![0.0; n]).collect();
         let mut second = first.clone();
-        let text = std::fs::read_to_string(oracle(&format!("peft/{base}/lora")).unwrap().join("golden.json")).unwrap();
+        let text = std::fs::read_to_string(oracle(&format!("peft/{base}/lora")).unwrap().join("golden.json"))
+            .unwrap();
         let json: serde_json::Value = serde_json::from_str(&text).unwrap();
         for step in 1..=5u64 {
             let loss = golden.packed(&format!("batch{}", step - 1)).step(&mut decoder);
             let expected = &json["train"]["steps"][step as usize - 1];
-            assert!((loss - expected["loss"].as_f64().unwrap()).abs() <= 2e-5, "{base} step {step}: loss {loss}");
+            assert!(
+                (loss - expected["loss"].as_f64().unwrap()).abs() <= 2e-5,
+                "{base} step {step}: loss {loss}"
+            );
             if step == 1 {
                 assert!((loss - f64::from(golden.floats("batch0.loss")[0])).abs() <= 5e-6);
                 let count = assert_gradients(&golden, "grad.", &mut decoder);
                 assert_eq!(count, sizes.len(), "{base}: every adapter tensor has a golden gradient");
             }
-            let squares: f64 = decoder.parameters().iter().map(|p| taiyi_kernels::sum_of_squares(p.grad)).sum();
+            let squares: f64 =
+                decoder.parameters().iter().map(|p| taiyi_kernels::sum_of_squares(p.grad)).sum();
             let norm = squares.sqrt();
             let expected_norm = expected["grad_norm_before_clip"].as_f64().unwrap();
             assert!((norm - expected_norm).abs() < 1e-4 * expected_norm, "{base} step {step}: norm {norm}");
@@ -85,7 +90,8 @@ fn adapter_gradients_and_five_optimizer_steps_agree() {
         let names: Vec<String> = decoder.parameters().iter().map(|p| p.name.to_owned()).collect();
         for (kind, moments) in [("exp_avg", &first), ("exp_avg_sq", &second)] {
             let prefix = format!("after5.{kind}.");
-            let with_state = golden.names().into_iter().filter(|n| n.starts_with(&prefix)).collect::<Vec<_>>();
+            let with_state =
+                golden.names().into_iter().filter(|n| n.starts_with(&prefix)).collect::<Vec<_>>();
             assert!(!with_state.is_empty());
             for name in with_state {
                 let i = names.iter().position(|n| *n == name[prefix.len()..]).unwrap();
@@ -112,7 +118,10 @@ fn check_parameters(golden: &Golden, decoder: &mut Decoder, base: &str, step: u6
         apart += ours.data.iter().zip(&expected).filter(|(a, b)| (*a - *b).abs() > 2e-6).count();
         total += expected.len();
     }
-    assert!(apart * 1000 <= total, "{base} after {step} steps: {apart} of {total} elements differ by more than 2e-6");
+    assert!(
+        apart * 1000 <= total,
+        "{base} after {step} steps: {apart} of {total} elements differ by more than 2e-6"
+    );
 }
 
 #[test]
@@ -128,7 +137,8 @@ fn a_saved_adapter_is_the_same_adapter() {
             let ids = golden.ids("seq0.input_ids");
             assert_eq!(logits(&again, &ids), logits(&decoder, &ids));
             let names = |dir: &std::path::Path| {
-                let w = taiyi_model::weights::Weights::open_file(&dir.join("adapter_model.safetensors")).unwrap();
+                let w =
+                    taiyi_model::weights::Weights::open_file(&dir.join("adapter_model.safetensors")).unwrap();
                 w.names().map(str::to_owned).collect::<Vec<_>>()
             };
             assert_eq!(names(out.path()), names(&dir), "{base} {variant}");

@@ -31,8 +31,7 @@ fn check(config: DecoderConfig, dtype: Dtype, lora: Option<&LoraConfig>, checkpo
         decoder.add_lora(lora, 1).unwrap();
     }
     let mut workspace = Workspace::new();
-    let step =
-        StepOptions { checkpoint, dropout_seed: Some(1), ..packed.options(Precision::F32) };
+    let step = StepOptions { checkpoint, dropout_seed: Some(1), ..packed.options(Precision::F32) };
     decoder.loss_and_gradients(&packed.batch(), &step, &mut workspace).unwrap();
     let (values, gradients) = decoder.bytes();
     assert_eq!(planned.weights + planned.adapters, values, "{dtype:?} {lora:?}");

@@ -35,7 +35,8 @@ fn bf16_mode_agrees_within_its_noise() {
     let (mut decoder, _) = load(Precision::Bf16, true).unwrap();
     let ids = golden.ids("seq0.input_ids");
     let (max, mean) = (0.2191, 0.04545);
-    for (what, found) in [("bf16.noadapter.seq0.logits", logits(&plain, &ids)), ("bf16.seq0.logits", logits(&decoder, &ids))]
+    for (what, found) in
+        [("bf16.noadapter.seq0.logits", logits(&plain, &ids)), ("bf16.seq0.logits", logits(&decoder, &ids))]
     {
         let expected = golden.floats(what);
         let sum: f32 = found.iter().zip(&expected).map(|(a, b)| (a - b).abs()).sum();
@@ -50,7 +51,8 @@ fn bf16_mode_agrees_within_its_noise() {
     let mut compared = 0;
     for p in decoder.parameters() {
         let expected = golden.floats(&format!("bf16.grad.{}", p.name));
-        let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
+        let dot =
+            |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
         let difference: Vec<f32> = p.grad.iter().zip(&expected).map(|(a, b)| a - b).collect();
         let relative = (dot(&difference, &difference) / dot(&expected, &expected)).sqrt();
         let cosine = dot(p.grad, &expected) / (dot(p.grad, p.grad) * dot(&expected, &expected)).sqrt();

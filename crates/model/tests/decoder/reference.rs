@@ -57,7 +57,9 @@ fn check_batch(decoder: &Decoder, golden: &Golden, batch: &str, by_index: bool) 
     let rows = golden.rows(batch);
     let mut caches: Vec<KvCache> = rows
         .iter()
-        .map(|(front, _)| KvCache::new(decoder.config(), width).with_first_position(if by_index { *front } else { 0 }))
+        .map(|(front, _)| {
+            KvCache::new(decoder.config(), width).with_first_position(if by_index { *front } else { 0 })
+        })
         .collect();
     let mut sequences: Vec<(&[u32], &mut KvCache)> =
         rows.iter().zip(&mut caches).map(|((_, ids), cache)| (&ids[..], cache)).collect();
@@ -194,7 +196,8 @@ fn qwen2_loss_and_all_gradients_agree() {
 fn the_newer_spelling_of_the_configuration_means_the_same() {
     let Some((decoder, _, dir)) = load("arch/qwen2") else { return };
     let text = std::fs::read_to_string(dir.join("config.v5.json")).unwrap();
-    let newer = taiyi_model::DecoderConfig::from_json(&serde_json::from_str(&text).unwrap(), Path::new("v5")).unwrap();
+    let newer = taiyi_model::DecoderConfig::from_json(&serde_json::from_str(&text).unwrap(), Path::new("v5"))
+        .unwrap();
     let classic = decoder.config().clone();
     assert_eq!(taiyi_model::DecoderConfig { source: classic.source.clone(), ..newer }, classic);
 }

@@ -9,7 +9,12 @@ fn grads(decoder: &mut Decoder) -> Vec<(String, Vec<f32>)> {
     decoder.parameters().iter().map(|p| (p.name.to_owned(), p.grad.to_vec())).collect()
 }
 
-fn step(decoder: &mut Decoder, packed: &Packed, options: &StepOptions, workspace: &mut Workspace) -> (f64, Vec<(String, Vec<f32>)>) {
+fn step(
+    decoder: &mut Decoder,
+    packed: &Packed,
+    options: &StepOptions,
+    workspace: &mut Workspace,
+) -> (f64, Vec<(String, Vec<f32>)>) {
     decoder.zero_gradients();
     let loss = decoder.loss_and_gradients(&packed.batch(), options, workspace).unwrap();
     (loss.sum, grads(decoder))
@@ -17,7 +22,8 @@ fn step(decoder: &mut Decoder, packed: &Packed, options: &StepOptions, workspace
 
 fn adapted(dora: bool, dropout: f32) -> Decoder {
     let mut decoder = Decoder::random(tiny_qwen2(true), 4).unwrap();
-    let lora = LoraConfig { rank: 2, alpha: 4.0, dropout, targets: vec!["all-linear".into()], rslora: false, dora };
+    let lora =
+        LoraConfig { rank: 2, alpha: 4.0, dropout, targets: vec!["all-linear".into()], rslora: false, dora };
     decoder.add_lora(&lora, 3).unwrap();
     shake(&mut decoder, 8, 0.2);
     decoder
@@ -108,8 +114,12 @@ fn the_loss_of_long_batches_is_the_same_in_chunks_of_rows() {
     let (sum, _) = step(&mut decoder, &packed, &options, &mut Workspace::new());
     let mut parts = 0.0;
     for keep in 0..2 {
-        let labels: Vec<i32> =
-            packed.labels.iter().enumerate().map(|(t, &l)| if t % 2 == keep { l } else { NOT_LEARNED }).collect();
+        let labels: Vec<i32> = packed
+            .labels
+            .iter()
+            .enumerate()
+            .map(|(t, &l)| if t % 2 == keep { l } else { NOT_LEARNED })
+            .collect();
         let half = Packed { labels, ..packed.clone() };
         parts += step(&mut decoder, &half, &options, &mut Workspace::new()).0;
     }
@@ -231,7 +241,8 @@ fn a_saved_checkpoint_is_the_same_model() {
         let ids = [3, 1, 4, 1, 5];
         let logits = crate::golden::logits(&decoder, &ids);
         assert_eq!(logits, crate::golden::logits(&again, &ids));
-        let names: Vec<String> = taiyi_model::weights::Weights::open(dir.path()).unwrap().names().map(str::to_owned).collect();
+        let names: Vec<String> =
+            taiyi_model::weights::Weights::open(dir.path()).unwrap().names().map(str::to_owned).collect();
         assert_eq!(names.iter().any(|n| n == "lm_head.weight"), !tied);
         // bf16 on disk is read back exactly as bf16.
         again.save(dir.path(), Dtype::Bf16).unwrap();
