@@ -1,7 +1,10 @@
 //! What can go wrong in inference.
 
-/// An error of this crate.
+use std::path::PathBuf;
+
+/// An error of this crate: where, what was expected, what was found, what to do.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum InferError {
     /// A sampling value is outside its range.
     #[error("{what}: expected {expected}, found {found}")]
@@ -13,13 +16,45 @@ pub enum InferError {
         /// The value.
         found: String,
     },
+    /// A prompt without a token.
+    #[error("prompt {request}: expected at least one token, found none")]
+    EmptyPrompt {
+        /// Which prompt, from 0.
+        request: usize,
+    },
     /// A prompt leaves no room for a reply.
-    #[error("the prompt has {tokens} tokens, but the model holds {limit}; shorten the text or split it")]
+    #[error("prompt {request}: expected fewer than the {limit} tokens that the model holds, found {tokens}; shorten the text or split it")]
     PromptTooLong {
+        /// Which prompt, from 0.
+        request: usize,
         /// Tokens of the prompt.
         tokens: usize,
         /// Positions the model has.
         limit: usize,
+    },
+    /// A path that no documents can be read from.
+    #[error("{}: expected {expected}, found {found}", path.display())]
+    Input {
+        /// The path.
+        path: PathBuf,
+        /// What can be read.
+        expected: &'static str,
+        /// What is there.
+        found: String,
+    },
+    /// A replier gave another number of replies than it was asked for.
+    #[error("expected {asked} replies, found {found}; this is a mistake of the replier")]
+    Replies {
+        /// Prompts.
+        asked: usize,
+        /// Replies.
+        found: usize,
+    },
+    /// A replier that is no local model could not go on.
+    #[error("the replier gave up: {reason}")]
+    Replier {
+        /// What it said.
+        reason: String,
     },
     /// The engine refused.
     #[error(transparent)]
@@ -30,4 +65,7 @@ pub enum InferError {
     /// A prompt cannot be made.
     #[error(transparent)]
     Instruct(#[from] taiyi_instruct::Error),
+    /// Documents cannot be read or written.
+    #[error(transparent)]
+    Corpus(#[from] taiyi_corpus::Error),
 }
