@@ -88,7 +88,10 @@ fn qwen1_layouts() {
                 // The published serialisation is the same behind one more mark.
                 let published = format("taiyi1").render(&tokenizer, &messages, false).unwrap();
                 assert_eq!(published.ids[0], 151_643);
-                assert_eq!((&published.ids[1..], &published.learned[1..]), (&found.ids[..], &found.learned[..]));
+                assert_eq!(
+                    (&published.ids[1..], &published.learned[1..]),
+                    (&found.ids[..], &found.learned[..])
+                );
                 assert!(!published.learned[0]);
             }
             other => panic!("unknown layout {other}"),
@@ -151,7 +154,14 @@ fn glm4_layout() {
 /// A small tokenizer whose special tokens are those of all formats.
 fn small() -> Tokenizer {
     let named = [
-        "<|endoftext|>", "<|im_start|>", "<|im_end|>", "[gMASK]", "<sop>", "<|system|>", "<|user|>", "<|assistant|>",
+        "<|endoftext|>",
+        "<|im_start|>",
+        "<|im_end|>",
+        "[gMASK]",
+        "<sop>",
+        "<|system|>",
+        "<|user|>",
+        "<|assistant|>",
         "<|observation|>",
     ];
     let options = TrainerOptions {
@@ -193,8 +203,14 @@ fn training_and_serving_see_the_same_ids_in_every_format() {
             // What follows the prompt is the answer and one stop token, all of it learned.
             let rest = &trained.ids[served.ids.len()..];
             let end = rest.iter().position(|id| format.stop_ids().contains(id)).unwrap();
-            assert_eq!(format.reply(&tokenizer.decode(&rest[..end])), message.content, "{name}, answer {turn}");
-            assert!(trained.learned[served.ids.len()..=served.ids.len() + end].iter().all(|learned| *learned));
+            assert_eq!(
+                format.reply(&tokenizer.decode(&rest[..end])),
+                message.content,
+                "{name}, answer {turn}"
+            );
+            assert!(
+                trained.learned[served.ids.len()..=served.ids.len() + end].iter().all(|learned| *learned)
+            );
             expected.push(end + 1);
         }
         assert_eq!(trained.learned.iter().filter(|l| **l).count(), expected.iter().sum::<usize>(), "{name}");
@@ -240,7 +256,10 @@ fn formats_are_found_beside_a_model() {
     assert_eq!(name(folder(&[], None)), "taiyi1");
     assert_eq!(name(folder(&[("generation_config.json", json!({"chat_format": "chatml"}))], None)), "chatml");
     assert_eq!(name(folder(&[("generation_config.json", json!({"chat_format": "raw"}))], None)), "taiyi1");
-    assert_eq!(name(folder(&[("tokenizer_config.json", json!({"tokenizer_class": "ChatGLM4Tokenizer"}))], None)), "glm4");
+    assert_eq!(
+        name(folder(&[("tokenizer_config.json", json!({"tokenizer_class": "ChatGLM4Tokenizer"}))], None)),
+        "glm4"
+    );
     for known in ChatFormat::names() {
         let source = ChatFormat::template_source(known).unwrap();
         assert_eq!(name(folder(&[("tokenizer_config.json", json!({"chat_template": source}))], None)), known);
@@ -255,14 +274,26 @@ const QWEN2: &str = "{% for message in messages %}{% if loop.first and messages[
 fn any_template_is_rendered_and_its_answers_found() {
     let tokenizer = small();
     let load = |template: &str| {
-        ChatFormat::load(folder(&[("tokenizer_config.json", json!({"eos_token": "<|endoftext|>"}))], Some(template)).path(), &tokenizer)
+        ChatFormat::load(
+            folder(&[("tokenizer_config.json", json!({"eos_token": "<|endoftext|>"}))], Some(template))
+                .path(),
+            &tokenizer,
+        )
     };
     let qwen2 = load(QWEN2).unwrap();
     let chatml = ChatFormat::by_name("chatml", &tokenizer).unwrap();
-    assert_eq!(qwen2.render(&tokenizer, &conversation(), false).unwrap(), chatml.render(&tokenizer, &conversation(), false).unwrap());
+    assert_eq!(
+        qwen2.render(&tokenizer, &conversation(), false).unwrap(),
+        chatml.render(&tokenizer, &conversation(), false).unwrap()
+    );
     let defaulted = qwen2.render(&tokenizer, &[Message::user("x")], true).unwrap();
-    assert!(tokenizer.decode(&defaulted.ids).starts_with("<|im_start|>system\nYou are a helpful assistant.<|im_end|>"));
-    let (eos, im_end) = (tokenizer.special_id("<|endoftext|>").unwrap(), tokenizer.special_id("<|im_end|>").unwrap());
+    assert!(
+        tokenizer
+            .decode(&defaulted.ids)
+            .starts_with("<|im_start|>system\nYou are a helpful assistant.<|im_end|>")
+    );
+    let (eos, im_end) =
+        (tokenizer.special_id("<|endoftext|>").unwrap(), tokenizer.special_id("<|im_end|>").unwrap());
     assert_eq!(qwen2.stop_ids(), [eos, im_end]);
 
     // Python's string methods, `namespace`, trimming and `eos_token`, in a layout of the Llama kind.
@@ -270,10 +301,19 @@ fn any_template_is_rendered_and_its_answers_found() {
         "{%- set ns = namespace(first=true) %}{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content.strip() }} [/INST]{% elif m['role'] == 'assistant' %} {{ m.content | trim }}{{ eos_token }}{% else %}{{ raise_exception('no system role: ' + m.content.upper()) }}{% endif %}{% set ns.first = false %}{% endfor %}",
     )
     .unwrap();
-    let messages = [Message::user(" q "), Message::assistant(" <|endoftext|> a "), Message::user("r"), Message::assistant("b")];
+    let messages = [
+        Message::user(" q "),
+        Message::assistant(" <|endoftext|> a "),
+        Message::user("r"),
+        Message::assistant("b"),
+    ];
     let rendered = llama.render(&tokenizer, &messages, false).unwrap();
-    assert_eq!(tokenizer.decode(&rendered.ids), "[INST] q [/INST] <|endoftext|> a<|endoftext|>[INST] r [/INST] b<|endoftext|>");
-    let learned: Vec<u32> = rendered.ids.iter().zip(&rendered.learned).filter(|(_, l)| **l).map(|(id, _)| *id).collect();
+    assert_eq!(
+        tokenizer.decode(&rendered.ids),
+        "[INST] q [/INST] <|endoftext|> a<|endoftext|>[INST] r [/INST] b<|endoftext|>"
+    );
+    let learned: Vec<u32> =
+        rendered.ids.iter().zip(&rendered.learned).filter(|(_, l)| **l).map(|(id, _)| *id).collect();
     assert_eq!(tokenizer.decode(&learned), " <|endoftext|> a<|endoftext|> b<|endoftext|>");
     assert_eq!(learned.iter().filter(|id| **id == eos).count(), 2);
     assert_eq!(llama.reply(" b"), "b");
@@ -294,12 +334,18 @@ fn templates_that_do_not_show_their_answers_are_refused_for_training_only() {
         assert!(message.contains(part) && !message.contains('\n'), "{message}");
         format.render(&tokenizer, &two[..3], true).unwrap();
     };
-    check("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}", "no special token ends it");
+    check(
+        "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}",
+        "no special token ends it",
+    );
     check(
         "{% for m in messages %}<|im_start|>{{ m.content if loop.last or m.role == 'user' else '(earlier answer)' }}<|im_end|>{% endfor %}{% if add_generation_prompt %}<|im_start|>{% endif %}",
         "answer 1",
     );
-    check("{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}{% if add_generation_prompt %}Answer:{% endif %}", "not how its turn begins");
+    check(
+        "{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}{% if add_generation_prompt %}Answer:{% endif %}",
+        "not how its turn begins",
+    );
 
     let chatml = ChatFormat::by_name("chatml", &tokenizer).unwrap();
     let error = chatml.render(&tokenizer, &two[1..], false).unwrap_err().to_string();

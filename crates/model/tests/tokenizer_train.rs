@@ -34,7 +34,8 @@ fn lines() -> Vec<String> {
         "<|endoftext|>inside<|im_end|>text<|extra_0|><|extra_99|>",
         "",
     ];
-    let mut lines: Vec<String> = english.iter().chain(&chinese).chain(&other).map(|s| s.to_string()).collect();
+    let mut lines: Vec<String> =
+        english.iter().chain(&chinese).chain(&other).map(|s| s.to_string()).collect();
     // Further mixtures: every line beside every other, cut at odd places.
     for (i, a) in english.iter().chain(&other).enumerate() {
         for b in chinese.iter().chain(&other) {
@@ -108,7 +109,9 @@ fn whole_text_and_long_pieces_agree_with_hugging_face() {
     let theirs = tokenizers::Tokenizer::from_file(dir.path().join("tokenizer.json")).unwrap();
     // Pieces beyond what the scanning merge loop takes: long runs of letters, of one letter, of spaces, of marks.
     let run: String = corpus.chars().filter(|c| c.is_alphabetic()).take(3000).collect();
-    for text in [&corpus[..20_000.min(corpus.len())], &run, &"a".repeat(999), &" ".repeat(500), &"。！".repeat(300)] {
+    for text in
+        [&corpus[..20_000.min(corpus.len())], &run, &"a".repeat(999), &" ".repeat(500), &"。！".repeat(300)]
+    {
         let text = &text[..text.floor_char_boundary(text.len())];
         let ids = ours.encode_with_special(text);
         let expected = theirs.encode(text, false).unwrap();
@@ -120,7 +123,8 @@ fn whole_text_and_long_pieces_agree_with_hugging_face() {
 
 #[test]
 fn training_is_deterministic_and_weights_shift_the_balance() {
-    let (english, chinese): (Vec<String>, Vec<String>) = lines().into_iter().partition(|line| line.is_ascii());
+    let (english, chinese): (Vec<String>, Vec<String>) =
+        lines().into_iter().partition(|line| line.is_ascii());
     let (english, chinese) = (english.join("\n").repeat(20), chinese.join("\n").repeat(20));
     let saved = |texts: &[(&str, f64)]| {
         let dir = tempfile::tempdir().unwrap();
@@ -139,7 +143,10 @@ fn training_is_deterministic_and_weights_shift_the_balance() {
         (trained.tokenizer().encode(&english).len(), trained.tokenizer().encode(&chinese).len())
     };
     let (for_english, for_chinese) = (length((20.0, 1.0)), length((1.0, 20.0)));
-    assert!(for_english.0 < for_chinese.0 && for_english.1 > for_chinese.1, "{for_english:?} {for_chinese:?}");
+    assert!(
+        for_english.0 < for_chinese.0 && for_english.1 > for_chinese.1,
+        "{for_english:?} {for_chinese:?}"
+    );
 }
 
 #[test]

@@ -97,13 +97,17 @@ impl ChatFormat {
         Self::known(name, facts, template, tokenizer)
     }
 
-    fn known(name: &str, facts: Facts, template: &str, tokenizer: &Tokenizer) -> Result<Self, TokenizerError> {
+    fn known(
+        name: &str,
+        facts: Facts,
+        template: &str,
+        tokenizer: &Tokenizer,
+    ) -> Result<Self, TokenizerError> {
         let mut stop_ids = Vec::new();
         for token in facts.stop.iter().chain(&facts.close) {
-            let id = tokenizer.special_id(token).ok_or_else(|| TokenizerError::NoSpecial {
-                format: name.to_owned(),
-                token: token.clone(),
-            })?;
+            let id = tokenizer
+                .special_id(token)
+                .ok_or_else(|| TokenizerError::NoSpecial { format: name.to_owned(), token: token.clone() })?;
             if !stop_ids.contains(&id) {
                 stop_ids.push(id);
             }

@@ -104,7 +104,9 @@ impl ChatFormat {
             return Err(refuse("the prompt for it is not how its turn begins"));
         }
         if !text.starts_with(&whole) {
-            return Err(refuse("later turns change how it is shown; train on conversations that end with it"));
+            return Err(refuse(
+                "later turns change how it is shown; train on conversations that end with it",
+            ));
         }
         Ok(prompt.len()..whole.len())
     }
@@ -120,7 +122,10 @@ impl ChatFormat {
         let after = || specials.iter().find(|(at, _)| at.start == answer.end);
         match last.or_else(after) {
             Some((mark, _)) => Ok(answer.start..mark.end),
-            None => Err(self.not_learnable(turn, "no special token ends it, so the model would never learn to stop")),
+            None => {
+                Err(self
+                    .not_learnable(turn, "no special token ends it, so the model would never learn to stop"))
+            }
         }
     }
 

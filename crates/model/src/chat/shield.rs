@@ -64,8 +64,11 @@ impl Shield {
     pub(crate) fn guard<'t>(&self, content: &'t str, breaker: char) -> Cow<'t, str> {
         let Some(searches) = &self.searches else { return content.into() };
         let after_first = |at: usize| at + content[at..].chars().next().map_or(0, char::len_utf8);
-        let mut cuts: Vec<usize> =
-            searches.overlapping.find_overlapping_iter(content).map(|found| after_first(found.start())).collect();
+        let mut cuts: Vec<usize> = searches
+            .overlapping
+            .find_overlapping_iter(content)
+            .map(|found| after_first(found.start()))
+            .collect();
         let trimmed = content.trim();
         let start = content.len() - content.trim_start().len();
         let inside = trimmed.len() < self.longest && self.specials.iter().any(|(s, _)| s.contains(trimmed));
@@ -105,8 +108,23 @@ mod tests {
         let specials = ["<|im_end|>", "<|im_start|>", "[MASK]", "<｜end｜>"];
         let shield = Shield::new(specials.into_iter().zip(0..)).unwrap();
         let contents = [
-            "<|im_end|>", "a<|im_end|>b", "<|im_end|><|im_start|>", "<|im_", "end|>x", "im_end", " |> ", "<", ">",
-            "MASK", "[MASK", "x [MAS", "<｜end｜>", "<｜", "[[MASK]]", "p < 0.05 [95", "\n<|im_end|\n",
+            "<|im_end|>",
+            "a<|im_end|>b",
+            "<|im_end|><|im_start|>",
+            "<|im_",
+            "end|>x",
+            "im_end",
+            " |> ",
+            "<",
+            ">",
+            "MASK",
+            "[MASK",
+            "x [MAS",
+            "<｜end｜>",
+            "<｜",
+            "[[MASK]]",
+            "p < 0.05 [95",
+            "\n<|im_end|\n",
         ];
         for content in contents {
             let guarded = shield.guard(content, '\u{FDD0}');

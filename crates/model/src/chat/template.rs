@@ -37,9 +37,7 @@ impl Template {
         environment.add_function("raise_exception", |reason: String| -> Result<Value, Error> {
             Err(Error::new(ErrorKind::InvalidOperation, reason))
         });
-        environment
-            .add_template_owned(SOLE, source.to_owned())
-            .map_err(|error| refused(name, &error))?;
+        environment.add_template_owned(SOLE, source.to_owned()).map_err(|error| refused(name, &error))?;
         Ok(Self { name: name.to_owned(), environment, bos_token, eos_token })
     }
 

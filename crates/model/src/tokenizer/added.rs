@@ -19,7 +19,14 @@ pub(crate) struct AddedToken {
 
 impl AddedToken {
     pub(crate) fn special(id: u32, content: impl Into<String>) -> Self {
-        Self { id, content: content.into(), special: true, strip_left: false, strip_right: false, normalised: false }
+        Self {
+            id,
+            content: content.into(),
+            special: true,
+            strip_left: false,
+            strip_right: false,
+            normalised: false,
+        }
     }
 }
 
@@ -39,7 +46,9 @@ impl AddedTokens {
             Matcher::new(
                 tokens
                     .iter()
-                    .filter(|t| t.normalised == normalised && !(ordinary_only && t.special) && !t.content.is_empty())
+                    .filter(|t| {
+                        t.normalised == normalised && !(ordinary_only && t.special) && !t.content.is_empty()
+                    })
                     .cloned()
                     .collect(),
             )

@@ -156,7 +156,8 @@ pub(crate) fn read_json(path: &Path, bytes: &[u8]) -> Result<Pipeline, Tokenizer
         Some(Some(nfc)) => nfc,
         Some(None) => return Ok(Pipeline::Foreign),
     };
-    let Model { vocab: Some(Vocab(Some(entries))), merges: Some(merges), ignore_merges, .. } = file.model else {
+    let Model { vocab: Some(Vocab(Some(entries))), merges: Some(merges), ignore_merges, .. } = file.model
+    else {
         return Ok(Pipeline::Foreign);
     };
     let added = file.added_tokens.unwrap_or_default();
@@ -221,8 +222,9 @@ fn byte_level_splitters(path: &Path, file: &File) -> Result<Option<Vec<Splitter>
     let Some((last, first)) = stages.split_last() else { return Ok(None) };
     let mut splitters = Vec::new();
     for stage in first {
-        let isolated =
-            stage["type"] == "Split" && stage["behavior"] == "Isolated" && stage["invert"] == Value::Bool(false);
+        let isolated = stage["type"] == "Split"
+            && stage["behavior"] == "Isolated"
+            && stage["invert"] == Value::Bool(false);
         let pattern = match (&stage["pattern"]["Regex"], &stage["pattern"]["String"]) {
             (Value::String(regex), _) => regex.clone(),
             (_, Value::String(literal)) => fancy_regex::escape(literal).into_owned(),

@@ -93,7 +93,11 @@ impl Merges {
     /// Encodes one piece and appends its ids.
     pub(crate) fn encode(&self, piece: &[u8], buffers: &mut MergeBuffers, out: &mut Vec<u32>) {
         self.start(piece, &mut buffers.ids);
-        if buffers.ids.len() <= SCAN_LIMIT { self.merge_by_scan(buffers) } else { self.merge_by_heap(buffers) }
+        if buffers.ids.len() <= SCAN_LIMIT {
+            self.merge_by_scan(buffers)
+        } else {
+            self.merge_by_heap(buffers)
+        }
         out.extend_from_slice(&buffers.ids);
     }
 
@@ -185,7 +189,9 @@ impl Merges {
         values.extend(ids.windows(2).map(|pair| self.value(pair[0], pair[1])));
         values.push(NONE);
         links.clear();
-        links.extend((0..n as u32).map(|i| (i.wrapping_sub(1), if i as usize + 1 == n { END } else { i + 1 })));
+        links.extend(
+            (0..n as u32).map(|i| (i.wrapping_sub(1), if i as usize + 1 == n { END } else { i + 1 })),
+        );
         heap.clear();
         heap.extend(
             values.iter().enumerate().filter(|(_, v)| **v != NONE).map(|(i, &v)| Reverse((v, i as u32))),
@@ -339,7 +345,9 @@ mod tests {
         let mut ids: Vec<u32> = piece.iter().map(|&b| merges.byte_ids[usize::from(b)]).collect();
         loop {
             let values = ids.windows(2).map(|pair| merges.value(pair[0], pair[1]));
-            let Some((value, at)) = values.zip(0..).min().filter(|(value, _)| *value != NONE) else { return ids };
+            let Some((value, at)) = values.zip(0..).min().filter(|(value, _)| *value != NONE) else {
+                return ids;
+            };
             ids[at] = value as u32;
             ids.remove(at + 1);
         }
@@ -380,7 +388,12 @@ mod tests {
     fn long_pieces_merge_the_same_by_heap_and_by_scan() {
         let tokenizer = trained();
         let merges = merges(&tokenizer);
-        for text in ["糖尿病患者the patient，".repeat(60), "a".repeat(500), "飘".repeat(200), "高血压病史十年".repeat(99)] {
+        for text in [
+            "糖尿病患者the patient，".repeat(60),
+            "a".repeat(500),
+            "飘".repeat(200),
+            "高血压病史十年".repeat(99),
+        ] {
             assert!(text.len() > 2 * SCAN_LIMIT);
             assert_eq!(encode(merges, &text), reference(merges, text.as_bytes()));
         }
@@ -395,14 +408,22 @@ mod tests {
             return;
         };
         let bpe = read_ranks(&path, &bytes, RankFamily::Qwen).unwrap();
-        let whole = bpe.merges.han.iter().filter(|han| han.token != NO_ID && !han.open_left && !han.open_right).count();
+        let whole = bpe
+            .merges
+            .han
+            .iter()
+            .filter(|han| han.token != NO_ID && !han.open_left && !han.open_right)
+            .count();
         eprintln!("{whole} characters start whole");
         assert!(whole > 4000, "{whole}");
         let mut text = String::new();
         // Every character between a common and a rare neighbour, beside a space, and at both ends of a piece.
         for (i, code) in (0x4E00..=0x9FFFu32).enumerate() {
             let c = char::from_u32(code).unwrap();
-            text.push_str(&format!("{c}病{c}{}", char::from_u32(0x4E00 + (i as u32 * 7919) % 0x5200).unwrap()));
+            text.push_str(&format!(
+                "{c}病{c}{}",
+                char::from_u32(0x4E00 + (i as u32 * 7919) % 0x5200).unwrap()
+            ));
             if i % 16 == 0 {
                 text.push(' ');
             }

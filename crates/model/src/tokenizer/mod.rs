@@ -113,7 +113,9 @@ impl Tokenizer {
 
     fn from_json(path: &Path, bytes: &[u8], config: &TokenizerConfig) -> Result<Self, TokenizerError> {
         match json::read_json(path, bytes)? {
-            Pipeline::ByteLevel { bpe, added } => Self::assemble(path, Kind::Bytes(Box::new(bpe)), added, config),
+            Pipeline::ByteLevel { bpe, added } => {
+                Self::assemble(path, Kind::Bytes(Box::new(bpe)), added, config)
+            }
             Pipeline::Foreign => {
                 let foreign = Foreign::read(path, bytes)?;
                 let added = foreign.added_tokens();
@@ -136,7 +138,12 @@ impl Tokenizer {
         };
         let len = added.iter().map(|token| token.id as usize + 1).max().unwrap_or(0).max(len);
         let added = AddedTokens::new(added).map_err(|error| {
-            TokenizerError::malformed(path, "added tokens", "tokens that can be searched for", error.to_string())
+            TokenizerError::malformed(
+                path,
+                "added tokens",
+                "tokens that can be searched for",
+                error.to_string(),
+            )
         })?;
         let inner = Inner { kind, added, added_by_id, eos: None, bos: None, pad: None, len };
         let mut tokenizer = Self { inner: Arc::new(inner) };
@@ -204,7 +211,8 @@ impl Tokenizer {
         for &id in ids {
             self.append_bytes(id, keep_special, &mut bytes);
         }
-        String::from_utf8(bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
+        String::from_utf8(bytes)
+            .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
     }
 
     /// The bytes ids stand for, special tokens as their text; they need not be UTF-8.

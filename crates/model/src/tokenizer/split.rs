@@ -224,9 +224,7 @@ impl Scanner<'_> {
         match class {
             CharClass::Letter | CharClass::Number => self.run(next, class),
             CharClass::Other => match c {
-                '\'' => {
-                    self.contraction(start, false).unwrap_or_else(|| self.run(next, CharClass::Other))
-                }
+                '\'' => self.contraction(start, false).unwrap_or_else(|| self.run(next, CharClass::Other)),
                 _ => self.run(next, CharClass::Other),
             },
             CharClass::Space | CharClass::Newline => match self.class(next) {

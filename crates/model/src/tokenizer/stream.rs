@@ -20,7 +20,14 @@ pub struct DecodeStream {
 
 impl DecodeStream {
     pub(super) fn new(tokenizer: Tokenizer, keep_special: bool) -> Self {
-        Self { tokenizer, keep_special, pending: Vec::new(), ids: Vec::new(), shown: String::new(), shown_ids: 0 }
+        Self {
+            tokenizer,
+            keep_special,
+            pending: Vec::new(),
+            ids: Vec::new(),
+            shown: String::new(),
+            shown_ids: 0,
+        }
     }
 
     /// Takes the next id and returns the text that became certain, if any.

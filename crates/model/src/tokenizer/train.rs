@@ -181,7 +181,9 @@ impl Trainer {
             }
         }
         if options.longest_token_chars < 2 || options.longest_piece_chars < 2 || options.most_pieces == 0 {
-            return refuse("longest_token_chars and longest_piece_chars must be at least 2, most_pieces 1".into());
+            return refuse(
+                "longest_token_chars and longest_piece_chars must be at least 2, most_pieces 1".into(),
+            );
         }
         let splitter = Splitter::new(QWEN_PATTERN).expect("a known pattern");
         Ok(Self { options, splitter, counts: FxHashMap::default() })
@@ -344,7 +346,8 @@ impl Merger {
                 }
                 continue;
             }
-            let chars = |token: u32| self.tokens[token as usize].iter().filter(|&&b| b & 0xC0 != 0x80).count();
+            let chars =
+                |token: u32| self.tokens[token as usize].iter().filter(|&&b| b & 0xC0 != 0x80).count();
             if chars(pair.0) + chars(pair.1) > self.longest_token_chars {
                 self.pairs.remove(&pair);
                 continue;

@@ -31,7 +31,8 @@ impl Vocabulary {
         let mut spans = vec![(0, 0); ids];
         let mut bytes = Vec::with_capacity(tokens.iter().map(|(_, token)| token.len()).sum());
         let size = (tokens.len() * 2 + 1).next_power_of_two();
-        let mut vocabulary = Self { bytes: Vec::new(), spans: Vec::new(), slots: vec![NO_ID; size], mask: size - 1 };
+        let mut vocabulary =
+            Self { bytes: Vec::new(), spans: Vec::new(), slots: vec![NO_ID; size], mask: size - 1 };
         for (id, token) in tokens {
             let start = bytes.len() as u32;
             bytes.extend_from_slice(token);

@@ -28,7 +28,8 @@ impl TrainedTokenizer {
         let spelled: Vec<String> = tokens.iter().map(|token| alphabet.spell(token)).collect();
         let first_special = spelled.len();
         let special = || special_tokens.iter().zip(first_special..);
-        let vocab: Map<String, Value> = spelled.iter().cloned().zip((0..).map(|id: usize| id.into())).collect();
+        let vocab: Map<String, Value> =
+            spelled.iter().cloned().zip((0..).map(|id: usize| id.into())).collect();
         let merges: Vec<String> = merges
             .iter()
             .map(|&(left, right)| format!("{} {}", spelled[left as usize], spelled[right as usize]))
@@ -95,7 +96,8 @@ impl TrainedTokenizer {
             text
         };
         let tokenizer_json = pretty(&file);
-        let config_values = TokenizerConfig { eos_token: end.cloned(), pad_token: end.cloned(), ..Default::default() };
+        let config_values =
+            TokenizerConfig { eos_token: end.cloned(), pad_token: end.cloned(), ..Default::default() };
         let tokenizer =
             Tokenizer::from_json(Path::new("tokenizer.json"), tokenizer_json.as_bytes(), &config_values)?;
         Ok(Self { tokenizer_json, tokenizer_config_json: pretty(&config), tokenizer })
