@@ -5,7 +5,9 @@
 #![forbid(unsafe_code)]
 
 mod commands;
+mod embedded;
 mod failure;
+mod replier;
 mod terminal;
 
 use std::process::ExitCode;

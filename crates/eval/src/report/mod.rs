@@ -24,6 +24,7 @@ use crate::predictions::Given;
 use crate::score::{self, Scored, Scores};
 
 pub use example::Example;
+pub use page::add_examples;
 
 /// Everything one `eval` says.
 #[derive(Clone, Debug, Serialize)]

@@ -1,11 +1,14 @@
 //! The report as an HTML page.
 
-use super::example::Example;
+use super::example::{self, Example};
 use super::figures::{Bar, BarKind, DotRow, dots, ranking};
 use super::html::Page;
 use super::markdown::{TYPE_HEADER, type_row};
 use super::{BenchmarkReport, EvalReport, percent, systems};
 use crate::error::EvalError;
+use crate::items::Items;
+use crate::predictions::Given;
+use crate::score::Scored;
 
 pub(super) fn render(report: &EvalReport) -> Result<String, EvalError> {
     let adapter = report.adapter.as_ref().map_or(String::new(), |adapter| format!(" + {adapter}"));
@@ -128,6 +131,13 @@ fn section(page: &mut Page, benchmark: &BenchmarkReport) -> Result<(), EvalError
 }
 
 /// Adds an example: gold and prediction one under the other.
+/// Adds to a page: a few items with what is right and what was replied, telling ones first.
+pub fn add_examples(page: &mut Page, set: &Items, given: &[Option<Given>], scored: &Scored) {
+    for example in &example::choose(set, given, scored) {
+        add_example(page, example);
+    }
+}
+
 fn add_example(page: &mut Page, example: &Example) {
     let unreadable =
         example.unparsable.as_ref().map_or(String::new(), |why| format!(" · ✗ unparsable: {why}"));

@@ -1,6 +1,11 @@
 //! The commands: one file each with its arguments and `run`, and a line here.
 
 mod corpus;
+mod instruct;
+mod quickstart;
+mod tokenize;
+mod tokenizer;
+pub(crate) mod train;
 
 use crate::failure::CommandResult;
 
@@ -26,4 +31,14 @@ macro_rules! commands {
 commands! {
     /// The datasets: list, build, check, find leaks, collect pre-training text.
     Corpus(corpus),
+    /// Instruction data: build it, look at it, prove that answers can be read back.
+    Instruct(instruct),
+    /// The whole line on the shipped samples, offline: data, two-stage tuning, scores before and after, a report.
+    Quickstart(quickstart),
+    /// Text to token ids and back.
+    Tokenize(tokenize),
+    /// A tokenizer of one's own.
+    Tokenizer(tokenizer),
+    /// Pre-training and two-stage fine-tuning, as a recipe says.
+    Train(train),
 }
