@@ -223,7 +223,7 @@ impl Nf4 {
     fn each_block(&self, from: usize, out: &mut [f32], mut f: impl FnMut(f32, &[u8], &mut [f32])) {
         let one = |at: usize| {
             let byte = self.codes[at / 2];
-            NF4_CODES[usize::from(if at % 2 == 0 { byte >> 4 } else { byte & 15 })]
+            NF4_CODES[usize::from(if at.is_multiple_of(2) { byte >> 4 } else { byte & 15 })]
                 * self.scale(at / NF4_BLOCK)
         };
         let (mut at, mut out) = (from, out);
@@ -342,7 +342,7 @@ fn dynamic_map(signed: bool) -> [f32; 256] {
         // torch.linspace(0.1, 1, items + 1) counts from both ends and rounds once; the last bit of the values depends on it.
         let step = (1.0_f32 - 0.1) / items as f32;
         let bound = |i: usize| {
-            let low = i < (items + 1) / 2;
+            let low = i < items.div_ceil(2);
             if low { step.mul_add(i as f32, 0.1) } else { (-step).mul_add((items - i) as f32, 1.0) }
         };
         for i in 0..items {

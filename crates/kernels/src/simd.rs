@@ -373,7 +373,7 @@ pub(crate) use simd;
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::level::Level;
     use crate::testing::at_every_level;
 
     simd! {
@@ -448,6 +448,4 @@ mod tests {
             }
         });
     }
-
-    use crate::level::Level;
 }

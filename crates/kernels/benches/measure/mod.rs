@@ -3,12 +3,12 @@
 use taiyi_kernels::threads;
 
 /// The first argument that is not an option: what the names of the measurements to run must contain.
-pub fn filter() -> String {
+pub(crate) fn filter() -> String {
     std::env::args().skip(1).find(|argument| !argument.starts_with("--")).unwrap_or_default()
 }
 
 /// Numbers in `-1.0..1.0`.
-pub fn values(len: usize) -> Vec<f32> {
+pub(crate) fn values(len: usize) -> Vec<f32> {
     let mut state = 1_u32;
     (0..len)
         .map(|_| {
@@ -19,7 +19,7 @@ pub fn values(len: usize) -> Vec<f32> {
 }
 
 /// Runs `run` several times and prints `amount` (in billions) a second.
-pub fn report(filter: &str, name: &str, amount: f64, unit: &str, mut run: impl FnMut()) {
+pub(crate) fn report(filter: &str, name: &str, amount: f64, unit: &str, mut run: impl FnMut()) {
     if !name.contains(filter) {
         return;
     }

@@ -110,7 +110,10 @@ impl Product<'_> {
         let lines = width.min(self.n - j);
         let block = self.block();
         #[cfg(target_arch = "x86_64")]
-        if self.level == Level::Avx512 && self.b.along_k && self.m <= super::few_avx512::MOST_ROWS {
+        if self.level == Level::Avx512
+            && self.b.along_k
+            && self.m <= super::few_avx512::most_rows(&self.b.values)
+        {
             let mut packed_a = packed_a;
             for k in k_group.step_by(block) {
                 let len = block.min(self.k - k);

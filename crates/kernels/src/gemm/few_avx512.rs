@@ -6,11 +6,15 @@
 use std::arch::x86_64::*;
 
 use super::Weight;
+use super::nf4_avx512;
 use super::pack::{Format, Operand, Piece};
 use super::pack_avx512::{F32, F32Rounded, Load, lane_mask, transpose};
+use crate::nf4::{NF4_BLOCK, Nf4};
 
-/// Most rows of A.
-pub(super) const MOST_ROWS: usize = 4;
+/// Most rows of A for which this way is the faster one: packing `f32` weights costs little beside reading them.
+pub(super) fn most_rows(weight: &Weight) -> usize {
+    if matches!(weight, Weight::F32(_)) { 4 } else { 8 }
+}
 
 /// Computes `c = alpha * a b + beta * c` for one block of `k`: `rows` rows, the columns of `piece`.
 ///
@@ -18,7 +22,7 @@ pub(super) const MOST_ROWS: usize = 4;
 ///
 /// # Safety
 ///
-/// `c` must be good for the rows and columns, `rows` at most [`MOST_ROWS`], the operand must lie along `k`, and the processor
+/// `c` must be good for the rows and columns, `rows` at most 8, the operand must lie along `k`, and the processor
 /// must have AVX-512 F, BW, VL and DQ, and for [`Format::Pairs`] AVX512-BF16.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
 pub(super) unsafe fn block(
@@ -45,7 +49,11 @@ pub(super) unsafe fn block(
                 1 => columns::<1>(operand, format, first, len, a, target),
                 2 => columns::<2>(operand, format, first, len, a, target),
                 3 => columns::<3>(operand, format, first, len, a, target),
-                _ => columns::<4>(operand, format, first, len, a, target),
+                4 => columns::<4>(operand, format, first, len, a, target),
+                5 => columns::<5>(operand, format, first, len, a, target),
+                6 => columns::<6>(operand, format, first, len, a, target),
+                7 => columns::<7>(operand, format, first, len, a, target),
+                _ => columns::<8>(operand, format, first, len, a, target),
             }
         }
     }
@@ -91,6 +99,18 @@ unsafe fn columns<const M: usize>(
             }
             (Weight::Bf16(w), _) => {
                 split::<M>(w.as_ptr().cast::<u16>().add(first), stride, lines, len, a, &mut sums);
+            }
+            (Weight::Nf4(matrix), _) if nf4_avx512::fits(stride, first) && len.is_multiple_of(NF4_BLOCK) => {
+                if format == Format::Pairs {
+                    dot_nf4::<M>(matrix, first, stride, lines, len, a, &mut sums);
+                } else {
+                    nf4_avx512::each_step(matrix, format, first, stride, lines, len, |step, words| {
+                        for i in 0..M {
+                            let factor = _mm512_set1_ps(f32::from_bits(*a.add(step * M + i)));
+                            sums[i] = _mm512_fmadd_ps(factor, _mm512_castsi512_ps(words), sums[i]);
+                        }
+                    });
+                }
             }
             (Weight::Nf4(matrix), _) => {
                 const AT_ONCE: usize = 64;
@@ -271,6 +291,33 @@ unsafe fn dot_f32<const M: usize>(
             }
             dot(transpose(words), count.div_ceil(2), a.add(k / 2 * M), sums);
         }
+    }
+}
+
+/// As [`dot_bf16`], of NF4.
+///
+/// # Safety
+///
+/// As [`dot_bf16`].
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
+unsafe fn dot_nf4<const M: usize>(
+    matrix: &Nf4,
+    first: usize,
+    stride: usize,
+    lines: usize,
+    len: usize,
+    a: *const u32,
+    sums: &mut [__m512; M],
+) {
+    // SAFETY: `a` has a word for each row and pair; the types are all 512 bits.
+    unsafe {
+        nf4_avx512::each_step(matrix, Format::Pairs, first, stride, lines, len, |step, words| {
+            let words = std::mem::transmute::<__m512i, __m512bh>(words);
+            for i in 0..M {
+                let factor = _mm512_set1_epi32(*a.add(step * M + i) as i32);
+                sums[i] = _mm512_dpbf16_ps(sums[i], std::mem::transmute::<__m512i, __m512bh>(factor), words);
+            }
+        });
     }
 }
 

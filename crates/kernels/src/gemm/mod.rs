@@ -4,6 +4,8 @@ pub(crate) mod block;
 mod driver;
 #[cfg(target_arch = "x86_64")]
 mod few_avx512;
+#[cfg(target_arch = "x86_64")]
+mod nf4_avx512;
 mod pack;
 #[cfg(target_arch = "x86_64")]
 mod pack_avx512;

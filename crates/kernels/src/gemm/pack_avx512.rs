@@ -4,6 +4,7 @@ use std::arch::x86_64::*;
 
 use super::Weight;
 use super::pack::{Format, Operand, Piece};
+use crate::nf4::NF4_BLOCK;
 
 /// Where vectors of words come from.
 #[derive(Clone, Copy)]
@@ -66,7 +67,28 @@ pub(super) unsafe fn pack(operand: &Operand, format: Format, piece: Piece, width
             }
             Weight::Nf4(matrix) => {
                 // Dequantised in pieces that stay in the first cache, and packed from there.
-                if operand.along_k {
+                if operand.along_k && super::nf4_avx512::fits(operand.stride, k) && len % NF4_BLOCK == 0 {
+                    for group in (0..width).step_by(16) {
+                        let here = lines.saturating_sub(group).min(16);
+                        let lanes = lane_mask(width - group);
+                        let at = first + group * operand.stride;
+                        super::nf4_avx512::each_step(
+                            matrix,
+                            format,
+                            at,
+                            operand.stride,
+                            here,
+                            len,
+                            |step, words| {
+                                _mm512_mask_storeu_epi32(
+                                    panel.add(step * width + group).cast(),
+                                    lanes,
+                                    words,
+                                );
+                            },
+                        );
+                    }
+                } else if operand.along_k {
                     const AT_ONCE: usize = 128;
                     let mut values = [0.0_f32; 16 * AT_ONCE];
                     for group in (0..lines).step_by(16) {
@@ -237,12 +259,18 @@ impl Load for Bf16 {
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn round(x: __m512i) -> __m512i {
-    let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(x), _mm512_set1_epi32(1));
-    let rounded = _mm512_add_epi32(x, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
-    let rounded = _mm512_and_si512(rounded, _mm512_set1_epi32(0xffff_0000_u32 as i32));
     let value = _mm512_castsi512_ps(x);
     let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(value, value);
-    _mm512_mask_mov_epi32(rounded, nan, _mm512_set1_epi32(0x7fc0_0000))
+    _mm512_mask_mov_epi32(round_finite(x), nan, _mm512_set1_epi32(0x7fc0_0000))
+}
+
+/// As [`round`], for values that are not NaN.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(super) fn round_finite(x: __m512i) -> __m512i {
+    let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(x), _mm512_set1_epi32(1));
+    let rounded = _mm512_add_epi32(x, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+    _mm512_and_si512(rounded, _mm512_set1_epi32(0xffff_0000_u32 as i32))
 }
 
 pub(super) fn lane_mask(lanes: usize) -> u16 {
