@@ -263,7 +263,9 @@ impl Card {
                 }
             }
         }
-        for labels in [&self.labels.entities, &self.labels.relations, &self.labels.events, &self.labels.labels] {
+        for labels in
+            [&self.labels.entities, &self.labels.relations, &self.labels.events, &self.labels.labels]
+        {
             for (at, label) in labels.iter().enumerate() {
                 if labels[..at].iter().any(|other| other.name == label.name) {
                     return Err(format!("label `{}` twice", label.name));

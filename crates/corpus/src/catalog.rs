@@ -52,7 +52,9 @@ impl Catalog {
         CATALOG.get_or_init(|| {
             let mut catalog = Self::default();
             for (name, text) in CARDS {
-                catalog.insert(Card::parse(name, text).expect("every embedded card parses: a test reads them all"));
+                catalog.insert(
+                    Card::parse(name, text).expect("every embedded card parses: a test reads them all"),
+                );
             }
             catalog
         })

@@ -161,8 +161,12 @@ fn check_variant<S: Source + ?Sized>(
     source: &S,
     progress: &mut dyn FnMut(&str, u64),
 ) -> Result<DatasetCheck, Error> {
-    let mut result =
-        DatasetCheck { id: card.id.clone(), variant: variant.id.clone(), splits: BTreeMap::new(), findings: Vec::new() };
+    let mut result = DatasetCheck {
+        id: card.id.clone(),
+        variant: variant.id.clone(),
+        splits: BTreeMap::new(),
+        findings: Vec::new(),
+    };
     let mut met = Met::default();
     for name in variant.split_names() {
         let split = &variant.splits[name];
@@ -204,7 +208,13 @@ struct Findings {
 }
 
 impl Findings {
-    fn add(&mut self, level: Level, code: &'static str, place: impl Into<String>, message: impl Into<String>) {
+    fn add(
+        &mut self,
+        level: Level,
+        code: &'static str,
+        place: impl Into<String>,
+        message: impl Into<String>,
+    ) {
         let (place, message) = (place.into(), message.into());
         self.list.push(Finding { level, code, split: self.split.clone(), place, message, known: false });
     }
@@ -253,8 +263,12 @@ fn check_files<S: Source + ?Sized>(split: &Split, source: &S, findings: &mut Fin
         }
         let hash: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
         let changed = match (&file.bytes, &file.sha256) {
-            (Some(expected), _) if *expected != bytes => Some(format!("expected {expected} bytes, found {bytes}")),
-            (_, Some(expected)) if *expected != hash => Some(format!("expected sha256 {expected}, found {hash}")),
+            (Some(expected), _) if *expected != bytes => {
+                Some(format!("expected {expected} bytes, found {bytes}"))
+            }
+            (_, Some(expected)) if *expected != hash => {
+                Some(format!("expected sha256 {expected}, found {hash}"))
+            }
             _ => None,
         };
         if let Some(message) = changed {
@@ -268,16 +282,23 @@ fn check_files<S: Source + ?Sized>(split: &Split, source: &S, findings: &mut Fin
 fn check_document(card: &Card, document: &Document, met: &mut Met, findings: &mut Findings) {
     let id = &document.id;
     if !met.ids.insert(id.clone()) {
-        findings.add(Level::Error, "duplicate_id", id, "expected an id of its own, found one that another has");
+        findings.add(
+            Level::Error,
+            "duplicate_id",
+            id,
+            "expected an id of its own, found one that another has",
+        );
     }
     if let Some((base, _)) = id.rsplit_once('#').filter(|(base, _)| met.ids.contains(*base)) {
         let message = format!("expected one document `{base}`, found another");
         findings.add(Level::Warning, "repeated_id", id, message);
     }
     if card.document_ids != IdSpace::Split {
-        let first = met.document_ids.entry(document.document_id.clone()).or_insert_with(|| findings.split.clone());
+        let first =
+            met.document_ids.entry(document.document_id.clone()).or_insert_with(|| findings.split.clone());
         if *first != findings.split {
-            let message = format!("expected each document in one split, found `{}` in {first}", document.document_id);
+            let message =
+                format!("expected each document in one split, found `{}` in {first}", document.document_id);
             findings.add(Level::Warning, "shared_id", id, message);
         }
     }
@@ -287,17 +308,22 @@ fn check_document(card: &Card, document: &Document, met: &mut Met, findings: &mu
     }
     let parts: Vec<&str> = texts.iter().map(String::as_str).collect();
     if parts.iter().any(|part| !part.trim().is_empty()) {
-        let first = met.texts.entry(fingerprint(&parts)).or_insert_with(|| (findings.split.clone(), id.clone()));
+        let first =
+            met.texts.entry(fingerprint(&parts)).or_insert_with(|| (findings.split.clone(), id.clone()));
         if *first != (findings.split.clone(), id.clone()) {
             let (code, message) = if first.0 == findings.split {
                 ("duplicate_text", format!("expected a text of its own, found that of {}", first.1))
             } else {
-                ("shared_text", format!("expected each text in one split, found that of {} in {}", first.1, first.0))
+                (
+                    "shared_text",
+                    format!("expected each text in one split, found that of {} in {}", first.1, first.0),
+                )
             };
             findings.add(Level::Warning, code, id, message);
         }
     }
-    let known = |labels: &[Label], name: &str| labels.is_empty() || labels.iter().any(|label| label.name == name);
+    let known =
+        |labels: &[Label], name: &str| labels.is_empty() || labels.iter().any(|label| label.name == name);
     let mut label = |labels: &[Label], what: &str, name: &str| {
         if !known(labels, name) {
             let message = format!("expected {what} of the card, found {}", quote(name));
@@ -308,7 +334,9 @@ fn check_document(card: &Card, document: &Document, met: &mut Met, findings: &mu
     match &document.content {
         Content::Ie(ie) => {
             ie.entities.iter().for_each(|entity| label(&labels.entities, "an entity type", &entity.kind));
-            ie.relations.iter().for_each(|relation| label(&labels.relations, "a relation type", &relation.kind));
+            ie.relations
+                .iter()
+                .for_each(|relation| label(&labels.relations, "a relation type", &relation.kind));
             ie.events.iter().for_each(|event| label(&labels.events, "an event type", &event.kind));
             check_ie(id, ie, findings);
         }
@@ -353,14 +381,22 @@ fn check_ie(id: &str, ie: &Ie, findings: &mut Findings) {
     for entity in &ie.entities {
         let place = format!("{id}/{}", entity.id);
         if !entity.offsets.is_empty() && entity.offsets.len() != entity.text.len() {
-            let message = format!("expected a text for each of {} spans, found {}", entity.offsets.len(), entity.text.len());
+            let message = format!(
+                "expected a text for each of {} spans, found {}",
+                entity.offsets.len(),
+                entity.text.len()
+            );
             findings.add(Level::Error, "text_mismatch", &place, message);
         }
         for (span, words) in entity.offsets.iter().zip(&entity.text) {
             match index.slice(*span) {
                 None => {
-                    let message =
-                        format!("expected offsets within {} characters, found {}..{}", index.chars(), span.start, span.end);
+                    let message = format!(
+                        "expected offsets within {} characters, found {}..{}",
+                        index.chars(),
+                        span.start,
+                        span.end
+                    );
                     findings.add(Level::Error, "offset_range", &place, message);
                 }
                 Some(found) if found != words => {
@@ -377,8 +413,12 @@ fn check_ie(id: &str, ie: &Ie, findings: &mut Findings) {
             }
         }
     }
-    let concepts: FxHashSet<&str> =
-        ie.entities.iter().flat_map(|entity| &entity.normalized).map(|concept| concept.db_id.as_str()).collect();
+    let concepts: FxHashSet<&str> = ie
+        .entities
+        .iter()
+        .flat_map(|entity| &entity.normalized)
+        .map(|concept| concept.db_id.as_str())
+        .collect();
     let mut resolve = |place: &str, reference: &str, level: RelationLevel| {
         let found = match level {
             RelationLevel::Mention => ids.contains(reference),
@@ -399,7 +439,10 @@ fn check_ie(id: &str, ie: &Ie, findings: &mut Findings) {
         resolve(&relation.id, &relation.tail_id, RelationLevel::Mention);
     }
     for event in &ie.events {
-        event.arguments.iter().for_each(|argument| resolve(&event.id, &argument.ref_id, RelationLevel::Mention));
+        event
+            .arguments
+            .iter()
+            .for_each(|argument| resolve(&event.id, &argument.ref_id, RelationLevel::Mention));
     }
     for chain in &ie.coreferences {
         chain.entity_ids.iter().for_each(|entity| resolve(&chain.id, entity, RelationLevel::Mention));

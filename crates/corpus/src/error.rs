@@ -15,7 +15,9 @@ pub enum Error {
         source: std::io::Error,
     },
     /// Reading stopped in the middle of a file: a truncated archive, a broken disk. The rest of the file is lost.
-    #[error("{file}:{line}: expected more data, found {source}; fetch the file again and compare its sha256 with the card")]
+    #[error(
+        "{file}:{line}: expected more data, found {source}; fetch the file again and compare its sha256 with the card"
+    )]
     Read {
         /// The file.
         file: String,
@@ -25,7 +27,9 @@ pub enum Error {
         source: std::io::Error,
     },
     /// Bytes that are not text in the card's encoding.
-    #[error("{file}:{line}: expected {expected} text, found byte 0x{byte:02X} at byte {column} of the line; {hint}")]
+    #[error(
+        "{file}:{line}: expected {expected} text, found byte 0x{byte:02X} at byte {column} of the line; {hint}"
+    )]
     Encoding {
         /// The file.
         file: String,

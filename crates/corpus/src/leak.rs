@@ -23,8 +23,11 @@ use serde::Serialize;
 use unicode_normalization::UnicodeNormalization;
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::card::IdSpace;
+use crate::card::{Card, IdSpace};
+use crate::error::Error;
+use crate::readers::{Documents, read_from};
 use crate::schema::{Content, Document};
+use crate::source::{Input, Source};
 
 /// The weight of a shingle: 5 words of weight 3, or 8 characters of weight 2.
 const SHINGLE_WEIGHT: usize = 15;
@@ -172,7 +175,12 @@ impl LeakIndex {
         }
         if let Some(&at) = self.exact.get(&prints.whole) {
             let shared = prints.shingles.len();
-            return Some(Leak { against: self.names[at as usize].clone(), how: How::Exact, score: 1.0, shared });
+            return Some(Leak {
+                against: self.names[at as usize].clone(),
+                how: How::Exact,
+                score: 1.0,
+                shared,
+            });
         }
         let mut counts: FxHashMap<u32, u32> = FxHashMap::default();
         for shingle in &prints.shingles {
@@ -182,7 +190,8 @@ impl LeakIndex {
         }
         let mut best: Option<(f64, u32, How, usize)> = None;
         for (at, shared) in counts {
-            let (mine, theirs, shared) = (prints.shingles.len(), self.sizes[at as usize] as usize, shared as usize);
+            let (mine, theirs, shared) =
+                (prints.shingles.len(), self.sizes[at as usize] as usize, shared as usize);
             if shared < self.options.least_shared {
                 continue;
             }
@@ -204,7 +213,69 @@ impl LeakIndex {
                 best = Some((score, at, how, shared));
             }
         }
-        best.map(|(score, at, how, shared)| Leak { against: self.names[at as usize].clone(), how, score, shared })
+        best.map(|(score, at, how, shared)| Leak {
+            against: self.names[at as usize].clone(),
+            how,
+            score,
+            shared,
+        })
+    }
+
+    /// Forbids the documents of a split; returns how many. Records that cannot be read are left out: `taiyi corpus
+    /// check` is what complains about them.
+    ///
+    /// # Errors
+    /// Where the split cannot be opened or stops early.
+    pub fn add_split<S: Source + ?Sized>(
+        &mut self,
+        card: &Card,
+        variant: Option<&str>,
+        split: &str,
+        source: &S,
+    ) -> Result<u64, Error> {
+        let mut count = 0;
+        for document in read_from(card, variant, split, source)? {
+            match document {
+                Ok(document) => {
+                    self.add_document(&document, card.document_ids);
+                    count += 1;
+                }
+                Err(error) if error.is_record() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(count)
+    }
+
+    /// Forbids the ids of a file, one per line; returns how many.
+    ///
+    /// # Errors
+    /// Where the file cannot be read as text.
+    pub fn add_ids(&mut self, input: Input, space: IdSpace) -> Result<u64, Error> {
+        let name = input.name.clone();
+        let mut count = 0;
+        for line in input.lines() {
+            let (_, line) = line?;
+            let id = line.trim();
+            if !id.is_empty() {
+                self.add_id(&format!("{name}:{id}"), space, id);
+                count += 1;
+            }
+        }
+        Ok(count)
+    }
+
+    /// The documents of a split that leak, with how; the others and unreadable records are passed over.
+    pub fn leaks(
+        &self,
+        documents: Documents,
+        space: IdSpace,
+    ) -> impl Iterator<Item = Result<(Document, Leak), Error>> {
+        documents.filter_map(move |document| match document {
+            Ok(document) => self.find_document(&document, space).map(|leak| Ok((document, leak))),
+            Err(error) if error.is_record() => None,
+            Err(error) => Some(Err(error)),
+        })
     }
 
     /// Whether a document's id or text is forbidden.
@@ -359,7 +430,8 @@ mod tests {
     #[test]
     fn stock_phrases_and_other_texts_pass() {
         let index = index();
-        for text in ["", "stress ulcers", "the authors report six", "患者三天前头痛", "今来我院就诊"] {
+        for text in ["", "stress ulcers", "the authors report six", "患者三天前头痛", "今来我院就诊"]
+        {
             assert_eq!(index.find_text(text), None, "{text}");
         }
         let other = "Ranitidine is another antagonist of the same receptor. It was given to patients in hospital \

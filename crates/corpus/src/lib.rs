@@ -14,6 +14,8 @@
 //! # Ok::<(), taiyi_corpus::Error>(())
 //! ```
 #![forbid(unsafe_code)]
+// Several formats are tab-separated, and their samples in the docs must show it.
+#![allow(clippy::tabs_in_doc_comments)]
 
 pub mod card;
 pub mod catalog;
@@ -27,6 +29,7 @@ pub mod readers;
 pub mod schema;
 pub mod source;
 pub mod write;
+pub mod writers;
 
 pub use card::Card;
 pub use catalog::Catalog;

@@ -86,7 +86,7 @@ impl Input {
     ///
     /// # Errors
     /// Where there is no such file. A truncated archive shows only when it is read.
-    pub fn open(source: &dyn Source, path: &str, encoding: Encoding) -> Result<Self, Error> {
+    pub fn open<S: Source + ?Sized>(source: &S, path: &str, encoding: Encoding) -> Result<Self, Error> {
         let raw = source.open(path)?;
         let bytes: Box<dyn BufRead + Send> = if path.ends_with(".gz") || path.ends_with(".tgz") {
             Box::new(BufReader::with_capacity(1 << 16, MultiGzDecoder::new(raw)))
@@ -240,22 +240,24 @@ pub(crate) fn decode(bytes: Vec<u8>, encoding: Encoding, file: &str, line: usize
                 whole_file,
             }
         }),
-        Encoding::Gb18030 => match encoding_rs::GB18030.decode_without_bom_handling_and_without_replacement(&bytes) {
-            Some(text) => Ok(text.into_owned()),
-            None => {
-                // encoding_rs does not say where; the first high byte is the best that can be shown.
-                let at = bytes.iter().position(|byte| *byte >= 0x80).unwrap_or(0);
-                Err(Error::Encoding {
-                    file: file.to_owned(),
-                    line,
-                    expected: "GB18030",
-                    byte: bytes.get(at).copied().unwrap_or(0),
-                    column: at + 1,
-                    hint: "set the encoding of the card to `utf8`, or repair the line",
-                    whole_file: false,
-                })
+        Encoding::Gb18030 => {
+            match encoding_rs::GB18030.decode_without_bom_handling_and_without_replacement(&bytes) {
+                Some(text) => Ok(text.into_owned()),
+                None => {
+                    // encoding_rs does not say where; the first high byte is the best that can be shown.
+                    let at = bytes.iter().position(|byte| *byte >= 0x80).unwrap_or(0);
+                    Err(Error::Encoding {
+                        file: file.to_owned(),
+                        line,
+                        expected: "GB18030",
+                        byte: bytes.get(at).copied().unwrap_or(0),
+                        column: at + 1,
+                        hint: "set the encoding of the card to `utf8`, or repair the line",
+                        whole_file: false,
+                    })
+                }
             }
-        },
+        }
     }
 }
 
@@ -308,7 +310,10 @@ mod tests {
         assert!(lines[0].is_ok() && lines[2].is_ok());
         let error = lines[1].as_ref().unwrap_err();
         assert!(error.is_record());
-        assert!(error.to_string().starts_with("a.txt:2: expected UTF-8 text, found byte 0xFF at byte 2"), "{error}");
+        assert!(
+            error.to_string().starts_with("a.txt:2: expected UTF-8 text, found byte 0xFF at byte 2"),
+            "{error}"
+        );
     }
 
     #[test]

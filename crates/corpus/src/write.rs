@@ -103,7 +103,9 @@ pub fn build<S: Source + ?Sized>(
     std::fs::create_dir_all(&folder).map_err(fail(&folder))?;
     let manifest_path = folder.join("manifest.json");
     match std::fs::remove_file(&manifest_path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(fail(&manifest_path)(error)),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(fail(&manifest_path)(error));
+        }
         _ => {}
     }
     let mut splits = Vec::new();
@@ -139,7 +141,9 @@ pub fn build<S: Source + ?Sized>(
         license: card.license.clone(),
         splits,
     };
-    let text = serde_json::to_string_pretty(&manifest).map_err(std::io::Error::other).map_err(fail(&manifest_path))?;
+    let text = serde_json::to_string_pretty(&manifest)
+        .map_err(std::io::Error::other)
+        .map_err(fail(&manifest_path))?;
     write_atomically(&manifest_path, |writer| writeln!(writer, "{text}"))?;
     Ok(manifest)
 }

@@ -34,8 +34,12 @@ fn counts(card: &Card, source: &Path) -> BTreeMap<(String, String), Counts> {
     let new: Vec<String> = report
         .datasets
         .iter()
-        .flat_map(|row| row.findings.iter().filter(|finding| !finding.known).map(move |finding| (row, finding)))
-        .map(|(row, f)| format!("{}/{}/{} {} at {}: {}", row.id, row.variant, f.split, f.code, f.place, f.message))
+        .flat_map(|row| {
+            row.findings.iter().filter(|finding| !finding.known).map(move |finding| (row, finding))
+        })
+        .map(|(row, f)| {
+            format!("{}/{}/{} {} at {}: {}", row.id, row.variant, f.split, f.code, f.place, f.message)
+        })
         .collect();
     assert!(new.is_empty() && report.is_clean(), "{}", new.join("\n"));
     let rows = report.datasets.into_iter().flat_map(|row| {
@@ -114,7 +118,9 @@ fn compare(row: &Value, ours: &Counts) -> usize {
         assert_eq!(ours.items, items, "{file}: items");
         compared += 1;
     }
-    for (key, ours) in [("entities", &ours.entities), ("relations", &ours.relations), ("labels", &ours.labels)] {
+    for (key, ours) in
+        [("entities", &ours.entities), ("relations", &ours.relations), ("labels", &ours.labels)]
+    {
         if let Some(theirs) = row[key].as_object() {
             let theirs: BTreeMap<String, u64> =
                 theirs.iter().map(|(kind, count)| (kind.clone(), count.as_u64().unwrap())).collect();
@@ -133,7 +139,9 @@ fn compare(row: &Value, ours: &Counts) -> usize {
             let list = rest.split_once("); ").unwrap().0;
             let theirs: BTreeMap<String, u64> = list
                 .split(", ")
-                .map(|part| part.rsplit_once('=').map(|(kind, n)| (kind.to_owned(), n.parse().unwrap())).unwrap())
+                .map(|part| {
+                    part.rsplit_once('=').map(|(kind, n)| (kind.to_owned(), n.parse().unwrap())).unwrap()
+                })
                 .collect();
             assert_eq!(*ours, theirs, "{file}: {before}");
             compared += theirs.len();
@@ -199,7 +207,8 @@ fn composite_mentions_are_the_whole_difference_between_bioc_and_pubtator() {
         for (pubtator, bioc) in read("pubtator").iter().zip(read("bioc")) {
             assert_eq!(pubtator.text(), bioc.text());
             let relations = |ie: &taiyi_corpus::schema::Ie| {
-                let mut pairs: Vec<_> = ie.relations.iter().map(|r| (r.arg1_id.clone(), r.arg2_id.clone())).collect();
+                let mut pairs: Vec<_> =
+                    ie.relations.iter().map(|r| (r.arg1_id.clone(), r.arg2_id.clone())).collect();
                 pairs.sort();
                 pairs
             };
@@ -207,7 +216,9 @@ fn composite_mentions_are_the_whole_difference_between_bioc_and_pubtator() {
             // Every PubTator mention is a BioC annotation with the same span, type and concepts.
             for entity in &pubtator.entities {
                 let same = bioc.entities.iter().any(|other| {
-                    other.offsets == entity.offsets && other.kind == entity.kind && other.normalized == entity.normalized
+                    other.offsets == entity.offsets
+                        && other.kind == entity.kind
+                        && other.normalized == entity.normalized
                 });
                 let misplaced = entity.text[0] == "midline (MD) defects";
                 assert!(same || misplaced, "{split}: {entity:?}");

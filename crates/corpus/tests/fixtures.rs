@@ -109,7 +109,8 @@ fn a_build_is_complete_when_its_manifest_is_there() {
         let manifest = build(card, None, &Fixtures, folder.path(), format, &mut |_| {}).unwrap();
         let text = std::fs::read_to_string(folder.path().join("pubmed_qa/manifest.json")).unwrap();
         assert_eq!(serde_json::from_str::<taiyi_corpus::Manifest>(&text).unwrap(), manifest);
-        let sizes: Vec<_> = manifest.splits.iter().map(|split| (split.split.as_str(), split.documents)).collect();
+        let sizes: Vec<_> =
+            manifest.splits.iter().map(|split| (split.split.as_str(), split.documents)).collect();
         assert_eq!(sizes, [("train", 1), ("test", 1)]);
     }
     // A source that is not there leaves no manifest behind, not even the old one.

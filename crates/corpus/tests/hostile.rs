@@ -39,7 +39,8 @@ fn read_all(card: &Card, memory: &Memory) {
 
 fn with(card: &Card, mut change: impl FnMut(Vec<u8>) -> Vec<u8>) -> Memory {
     let mut memory = Memory::default();
-    let files = card.variants.iter().flat_map(|variant| variant.splits.values()).flat_map(|split| &split.files);
+    let files =
+        card.variants.iter().flat_map(|variant| variant.splits.values()).flat_map(|split| &split.files);
     for file in files {
         if memory.0.contains_key(&file.path) {
             continue;

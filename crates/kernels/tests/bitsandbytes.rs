@@ -2,6 +2,8 @@
 //!
 //! Keys with `_nearest` hold the result of exact nearest codes, which is what the CUDA kernels compute.
 
+#![allow(clippy::print_stderr)]
+
 use std::path::PathBuf;
 
 use safetensors::{Dtype, SafeTensors};

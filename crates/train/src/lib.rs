@@ -42,4 +42,4 @@ pub use observer::{Next, Observer, RunPlan, Silent};
 pub use plan::MemoryPlan;
 pub use recipe::{Overrides, Recipe};
 pub use train::{evaluate_bits_per_byte, train};
-pub use validate::{BitsPerByte, TokenBytes, Windows, bits_per_byte};
+pub use validate::{BitsPerByte, LossOf, TokenBytes, Windows, bits_per_byte};

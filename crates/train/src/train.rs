@@ -12,7 +12,7 @@ use std::path::Path;
 use taiyi_instruct::{Conversation, Turn};
 use taiyi_model::chat::{ChatFormat, Message};
 use taiyi_model::tokenizer::Tokenizer;
-use taiyi_model::{Checkpoint, DecoderConfig};
+use taiyi_model::{Checkpoint, Decoder, DecoderConfig, PackedBatch, Workspace};
 
 /// Trains what a recipe says, with the command line's changes, and writes everything into its `out` folder.
 ///
@@ -74,17 +74,19 @@ pub fn train(
 ///
 /// # Errors
 ///
-/// [`TrainError::Model`] when the tokenizer does not fit the model.
+/// [`TrainError::Tokenizer`] when the tokenizer does not fit the model.
 pub fn evaluate_bits_per_byte<'a>(
-    learner: &mut DecoderLearner,
+    decoder: &Decoder,
     tokenizer: &Tokenizer,
     documents: impl IntoIterator<Item = &'a str>,
     windows: Windows,
 ) -> Result<BitsPerByte, TrainError> {
-    let precision = learner.decoder().precision();
+    tokenizer.check_fits(decoder.config().vocab_size)?;
+    let mut workspace = Workspace::new();
+    let mut loss = |batch: &PackedBatch<'_>| Ok(decoder.loss(batch, decoder.precision(), &mut workspace)?);
     let end = end_of_text(tokenizer).unwrap_or(0);
     let encoded = documents.into_iter().map(|document| tokenizer.encode(document));
-    bits_per_byte(learner, encoded, end, &token_bytes(tokenizer), windows, precision)
+    bits_per_byte(&mut loss, encoded, end, &token_bytes(tokenizer), windows)
 }
 
 /// How the data of a recipe become tokens.

@@ -6,7 +6,7 @@ use crate::data::{Dataset, IGNORED};
 use crate::learner::Learner;
 use serde::{Deserialize, Serialize};
 use taiyi_kernels::Precision;
-use taiyi_model::PackedBatch;
+use taiyi_model::{Loss, PackedBatch};
 
 /// Bytes of text that each token stands for; index is the id. Marks such as the end of text stand for none.
 ///
@@ -38,6 +38,9 @@ pub struct BitsPerByte {
     pub tokens: u64,
 }
 
+/// The loss of a batch under some model, without dropout.
+pub type LossOf<'a> = dyn FnMut(&PackedBatch<'_>) -> Result<Loss, TrainError> + 'a;
+
 /// Sum of token losses over held-out samples.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Measured {
@@ -57,15 +60,14 @@ impl Measured {
         BitsPerByte { bits_per_byte, bits, bytes: self.bytes, tokens: self.labelled }
     }
 
-    fn add<L: Learner + ?Sized>(
+    fn add(
         &mut self,
-        learner: &mut L,
+        loss: &mut LossOf<'_>,
         pack: &Pack,
         bytes: Option<&TokenBytes>,
-        precision: Precision,
     ) -> Result<(), TrainError> {
         let batch = PackedBatch { ids: &pack.ids, cu_seqlens: &pack.cu_seqlens, labels: &pack.labels };
-        let loss = learner.loss(&batch, precision)?;
+        let loss = loss(&batch)?;
         self.sum += loss.sum;
         self.labelled += loss.labelled as u64;
         if let Some(bytes) = bytes {
@@ -86,19 +88,20 @@ pub(crate) fn measure<L: Learner + ?Sized>(
 ) -> Result<Measured, TrainError> {
     // Samples are packed a few at a time: the sum does not depend on it, and nothing large is held.
     const WINDOW: usize = 64;
+    let mut loss = |batch: &PackedBatch<'_>| learner.loss(batch, precision);
     let mut measured = Measured::default();
     let mut window = Vec::with_capacity(WINDOW);
     for sample in data.in_file_order().take(limit.unwrap_or(usize::MAX)) {
         window.push(sample?);
         if window.len() == WINDOW {
             for pack in micro_batches(&window, Some(capacity), 1) {
-                measured.add(learner, &pack, bytes, precision)?;
+                measured.add(&mut loss, &pack, bytes)?;
             }
             window.clear();
         }
     }
     for pack in micro_batches(&window, Some(capacity), 1) {
-        measured.add(learner, &pack, bytes, precision)?;
+        measured.add(&mut loss, &pack, bytes)?;
     }
     Ok(measured)
 }
@@ -117,14 +120,13 @@ pub struct Windows {
 ///
 /// # Errors
 ///
-/// Those of the learner.
-pub fn bits_per_byte<L: Learner + ?Sized>(
-    learner: &mut L,
+/// Those of `loss`.
+pub fn bits_per_byte(
+    loss: &mut LossOf<'_>,
     documents: impl IntoIterator<Item = Vec<u32>>,
     end_of_text: u32,
     bytes: &TokenBytes,
     windows: Windows,
-    precision: Precision,
 ) -> Result<BitsPerByte, TrainError> {
     let mut measured = Measured::default();
     let mut pack = Pack { cu_seqlens: vec![0], ..Pack::default() };
@@ -135,7 +137,7 @@ pub fn bits_per_byte<L: Learner + ?Sized>(
         tokens.push(end_of_text);
         for (start, first_new, end) in windows.over(tokens.len() - 1) {
             if pack.ids.len() + end - start > windows.length && !pack.ids.is_empty() {
-                measured.add(learner, &pack, Some(bytes), precision)?;
+                measured.add(loss, &pack, Some(bytes))?;
                 pack = Pack { cu_seqlens: vec![0], ..Pack::default() };
             }
             pack.ids.extend_from_slice(&tokens[start..end]);
@@ -146,7 +148,7 @@ pub fn bits_per_byte<L: Learner + ?Sized>(
         }
     }
     if !pack.ids.is_empty() {
-        measured.add(learner, &pack, Some(bytes), precision)?;
+        measured.add(loss, &pack, Some(bytes))?;
     }
     Ok(measured.bits_per_byte())
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use taiyi_model::tokenizer::Tokenizer;
 use taiyi_model::{Decoder, Dtype};
 use taiyi_train::{
-    DecoderLearner, Held, Next, Observer, Overrides, Recipe, Record, RunPlan, Silent, TrainError, Windows,
+    Held, Next, Observer, Overrides, Recipe, Record, RunPlan, Silent, TrainError, Windows,
     evaluate_bits_per_byte, train,
 };
 use tempfile::TempDir;
@@ -108,12 +108,10 @@ fn three_sentences_are_learned_by_heart_and_written_as_a_checkpoint() {
     // The folder stands alone: weights, configuration, tokenizer.
     let tokenizer = Tokenizer::load(&folder).unwrap();
     assert_eq!(tokenizer.vocab_size(), small::VOCABULARY);
-    Decoder::load(&folder, Dtype::F32).unwrap();
+    let decoder = Decoder::load(&folder, Dtype::F32).unwrap();
     // Measured on its own, as `taiyi eval` would: the same text, every document apart.
-    let recipe = Recipe { from_scratch: false, ..place.recipe("f32", 60) };
-    let mut learner = DecoderLearner::load(&recipe, &folder, &folder).unwrap();
     let windows = Windows { length: 32, stride: 16 };
-    let measured = evaluate_bits_per_byte(&mut learner, &tokenizer, TEXT, windows).unwrap();
+    let measured = evaluate_bits_per_byte(&decoder, &tokenizer, TEXT, windows).unwrap();
     assert_eq!(measured.bytes, TEXT.iter().map(|text| text.len() as u64).sum::<u64>());
     assert!(measured.bits_per_byte < 1.5, "{measured:?}");
 }

@@ -44,7 +44,9 @@ fn recipe(change: &[(&str, &str)]) -> Recipe {
 fn text(seed: usize) -> String {
     let line = |n: usize| -> String {
         (0..40)
-            .map(|i| char::from(b'a' + ((i * 5 + n * 3 + usize::from((n * i) % 11 == 0)) % 26) as u8))
+            .map(|i| {
+                char::from(b'a' + ((i * 5 + n * 3 + usize::from((n * i).is_multiple_of(11))) % 26) as u8)
+            })
             .collect()
     };
     (seed..seed + 25).map(|n| line(n) + "\n\n").collect()

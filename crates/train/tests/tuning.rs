@@ -34,7 +34,8 @@ impl Place {
             });
             line.to_string() + "\n"
         };
-        fs::write(folder.path().join("data.jsonl"), PAIRS.iter().enumerate().map(line).collect::<String>()).unwrap();
+        fs::write(folder.path().join("data.jsonl"), PAIRS.iter().enumerate().map(line).collect::<String>())
+            .unwrap();
         Self(folder)
     }
 
@@ -114,7 +115,12 @@ fn six_answers_are_learned_and_a_second_stage_goes_on() {
         ..place.recipe(&[])
     };
     let second = place.run(&second, "two").unwrap();
-    assert!(second.first_loss < first.last_loss + 0.5, "goes on from {}: {}", first.last_loss, second.first_loss);
+    assert!(
+        second.first_loss < first.last_loss + 0.5,
+        "goes on from {}: {}",
+        first.last_loss,
+        second.first_loss
+    );
     assert_eq!(place.records("two")[0].stage, "stage2");
     let other_rank = Recipe { adapter: Some(place.path("one")), lora_rank: 4, ..place.recipe(&[]) };
     let error = place.run(&other_rank, "three").unwrap_err().to_string();
@@ -137,7 +143,11 @@ fn a_qlora_run_with_dropout_killed_five_times_changes_no_bit() {
     let last = train(&recipe, &overrides(place.path("killed"), true), &mut Silent).unwrap();
     assert_eq!((last.finished, last.resumed_from, last.steps), (true, Some(20), 24));
     let losses = |out: &str| -> Vec<_> {
-        place.records(out).iter().map(|r| (r.step, r.loss.to_bits(), r.grad_norm.to_bits(), r.tokens)).collect()
+        place
+            .records(out)
+            .iter()
+            .map(|r| (r.step, r.loss.to_bits(), r.grad_norm.to_bits(), r.tokens))
+            .collect()
     };
     assert_eq!(losses("killed"), losses("whole"));
     let adapter = |out: &str| fs::read(place.path(out).join("adapter_model.safetensors")).unwrap();
@@ -149,9 +159,14 @@ fn packing_and_accumulation_change_the_speed_and_not_the_loss() {
     let place = Place::new();
     let six = |packing: &str, batch: &str| {
         let batch = format!("{batch}\n {packing}");
-        place.recipe(&[("per_device_batch = 3", "per_device_batch = 6"), ("accumulation = 1", &batch), ("epochs = 20", "epochs = 8")])
+        place.recipe(&[
+            ("per_device_batch = 3", "per_device_batch = 6"),
+            ("accumulation = 1", &batch),
+            ("epochs = 20", "epochs = 8"),
+        ])
     };
-    let mut runs = vec![six("tokens_per_batch = 1024", "accumulation = 1"), six("packing = false", "accumulation = 1")];
+    let mut runs =
+        vec![six("tokens_per_batch = 1024", "accumulation = 1"), six("packing = false", "accumulation = 1")];
     runs.push(Recipe { per_device_batch: 2, accumulation: 3, ..runs[1].clone() });
     runs.push(Recipe { tokens_per_batch: Some(128), ..runs[0].clone() });
     let losses: Vec<Vec<Record>> = runs
@@ -168,7 +183,10 @@ fn packing_and_accumulation_change_the_speed_and_not_the_loss() {
             assert_eq!((a.samples, a.tokens, a.labelled_tokens), (b.samples, b.tokens, b.labelled_tokens));
         }
         assert_eq!(losses[0].len(), other.len());
-        assert!((losses[0][0].loss - other[0].loss).abs() < 1e-5, "before any step they are equal but for rounding");
+        assert!(
+            (losses[0][0].loss - other[0].loss).abs() < 1e-5,
+            "before any step they are equal but for rounding"
+        );
     }
 }
 
@@ -213,7 +231,8 @@ fn cut_and_empty_samples_are_counted_and_validation_runs() {
         }
     }
     let place = Place::new();
-    let validation = format!("epochs = 2\n validation = {{ every = 1, data = [{:?}] }}", place.path("data.jsonl"));
+    let validation =
+        format!("epochs = 2\n validation = {{ every = 1, data = [{:?}] }}", place.path("data.jsonl"));
     let recipe = place.recipe(&[("max_length = 128", "max_length = 28"), ("epochs = 20", &validation)]);
     let mut watch = Watch::default();
     train(&recipe, &overrides(place.path("out"), false), &mut watch).unwrap();
@@ -253,7 +272,8 @@ fn broken_data_name_file_and_line_and_leave_nothing_behind() {
     let error = place.run(&place.recipe(&[]), "out").unwrap_err().to_string();
     assert!(error.contains("data.jsonl: 0 samples from 0 records"), "{error}");
     fs::write(place.path("data.jsonl"), good).unwrap();
-    let error = place.run(&place.recipe(&[("max_length = 128", "max_length = 2")]), "out").unwrap_err().to_string();
+    let error =
+        place.run(&place.recipe(&[("max_length = 128", "max_length = 2")]), "out").unwrap_err().to_string();
     assert!(error.contains("6 without a learned token"), "{error}");
     let left: Vec<_> = fs::read_dir(place.path("out")).unwrap().collect();
     assert!(left.is_empty(), "{left:?}");

@@ -121,7 +121,7 @@ pub fn collect(
                     continue;
                 }
                 kept.add_text("", piece);
-                let held_out = print % recipe.held_out_one_in.max(1) == 0;
+                let held_out = print.is_multiple_of(recipe.held_out_one_in.max(1));
                 let name =
                     format!("{}.{}", if held_out { "held_out" } else { "train" }, document.language.code());
                 report.splits.entry(name.clone()).or_default().add(piece);

@@ -144,7 +144,7 @@ fn xml(
                         }
                     }
                 }
-                if !empty && (depth_in_field > 0 || fields.iter().any(|field| *field == name)) {
+                if !empty && (depth_in_field > 0 || fields.contains(&name)) {
                     depth_in_field += 1;
                 }
             }

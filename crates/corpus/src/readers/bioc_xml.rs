@@ -57,7 +57,12 @@ fn roles() -> (String, String) {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { concepts: None, relation_type: relation_type(), relation_concepts: None, relation_roles: roles() }
+        Self {
+            concepts: None,
+            relation_type: relation_type(),
+            relation_concepts: None,
+            relation_roles: roles(),
+        }
     }
 }
 
@@ -180,11 +185,15 @@ impl Reader {
             match event {
                 Event::Start(start) => {
                     depth += 1;
-                    if !open.is_empty() || &*start.name().0 == "document" {
+                    if !open.is_empty() || start.name().0 == "document" {
                         open.push(begin(&start, &self.at())?);
                     }
                     if depth > DEEPEST {
-                        return Err(self.at().format("a BioC collection", "deeper nesting", "check the format"));
+                        return Err(self.at().format(
+                            "a BioC collection",
+                            "deeper nesting",
+                            "check the format",
+                        ));
                     }
                 }
                 Event::Empty(start) => {
@@ -242,8 +251,7 @@ impl Reader {
 }
 
 fn begin(start: &BytesStart, at: &At) -> Result<Element, Error> {
-    let mut element =
-        Element { name: start.name().0.to_string(), line: at.line, ..Element::default() };
+    let mut element = Element { name: start.name().0.to_string(), line: at.line, ..Element::default() };
     for attribute in start.attributes() {
         let fail = |error: String| at.format("XML attributes", error, "repair the file");
         let attribute = attribute.map_err(|error| fail(error.to_string()))?;
@@ -358,7 +366,11 @@ fn entity(
     for location in annotation.all("location") {
         let number = |name: &str| location.attribute(name).and_then(|value| value.parse::<usize>().ok());
         let (start, length) = number("offset").zip(number("length")).ok_or_else(|| {
-            at.record("`offset` and `length` in every location", "something else", "repair or remove the annotation")
+            at.record(
+                "`offset` and `length` in every location",
+                "something else",
+                "repair or remove the annotation",
+            )
         })?;
         let holds = |place: &&Place| (place.source..=place.source + place.joined.len()).contains(&start);
         let place = match passage {
@@ -383,12 +395,15 @@ fn entity(
     })?;
     let surface = annotation.child("text").map(|text| text.text.clone()).unwrap_or_default();
     let text = match offsets[..] {
-        [] => return Err(at.record("a location in every annotation", quote(&surface), "remove the annotation")),
+        [] => {
+            return Err(at.record("a location in every annotation", quote(&surface), "remove the annotation"));
+        }
         [_] => vec![surface],
         _ => offsets.iter().map(|span| index.slice(*span).unwrap_or_default().to_owned()).collect(),
     };
     let normalized = options.concepts.as_ref().and_then(|key| annotation.infon(key)).map(|ids| {
-        let options = pubtator::Options { terminology: options.concepts.clone(), ..pubtator::Options::default() };
+        let options =
+            pubtator::Options { terminology: options.concepts.clone(), ..pubtator::Options::default() };
         pubtator::concepts(ids, &options)
     });
     Ok(Entity {
@@ -403,7 +418,10 @@ fn entity(
 fn relation(element: &Element, number: usize, options: &Options, at: &At) -> Result<Relation, Error> {
     let missing = |what: String| at.record(what, "none", "check the format options of the card");
     let infon = |key: &str| {
-        element.infon(key).map(str::to_owned).ok_or_else(|| missing(format!("an infon `{key}` in every relation")))
+        element
+            .infon(key)
+            .map(str::to_owned)
+            .ok_or_else(|| missing(format!("an infon `{key}` in every relation")))
     };
     let kind = infon(&options.relation_type)?;
     let (arg1_id, arg2_id, level) = match &options.relation_concepts {
@@ -411,9 +429,9 @@ fn relation(element: &Element, number: usize, options: &Options, at: &At) -> Res
         None => {
             let node = |role: &str| {
                 let node = element.all("node").find(|node| node.attribute("role") == Some(role));
-                node.and_then(|node| node.attribute("refid")).map(str::to_owned).ok_or_else(|| {
-                    missing(format!("a node with the role `{role}` in every relation"))
-                })
+                node.and_then(|node| node.attribute("refid"))
+                    .map(str::to_owned)
+                    .ok_or_else(|| missing(format!("a node with the role `{role}` in every relation")))
             };
             (node(&options.relation_roles.0)?, node(&options.relation_roles.1)?, RelationLevel::Mention)
         }
@@ -463,7 +481,10 @@ mod tests {
             </annotation></passage></document><document><id>2</id></document></collection>";
         let documents = all(text);
         let message = documents[0].as_ref().unwrap_err().to_string();
-        assert!(message.starts_with("made-up.xml:2: expected locations within the 2 characters"), "{message}");
+        assert!(
+            message.starts_with("made-up.xml:2: expected locations within the 2 characters"),
+            "{message}"
+        );
         assert!(documents[1].is_ok());
     }
 }

@@ -34,14 +34,18 @@ pub fn read(input: Input, options: &Options) -> Reading {
         };
         let utterance = |said: &Value| {
             let text = said.as_str().unwrap_or_default();
-            let (speaker, text) = match (text.strip_prefix(&options.patient), text.strip_prefix(&options.doctor)) {
-                (Some(text), _) => (Speaker::Patient, text),
-                (_, Some(text)) => (Speaker::Doctor, text),
-                _ => {
-                    let expected = format!("an utterance that starts with {} or {}", options.patient, options.doctor);
-                    return Err(record.expected(&expected, said));
-                }
-            };
+            let (speaker, text) =
+                match (text.strip_prefix(&options.patient), text.strip_prefix(&options.doctor)) {
+                    (Some(text), _) => (Speaker::Patient, text),
+                    (_, Some(text)) => (Speaker::Doctor, text),
+                    _ => {
+                        let expected = format!(
+                            "an utterance that starts with {} or {}",
+                            options.patient, options.doctor
+                        );
+                        return Err(record.expected(&expected, said));
+                    }
+                };
             Ok(Utterance { speaker, text: text.trim().to_owned() })
         };
         let utterances = said.iter().map(utterance).collect::<Result<Vec<_>, _>>()?;

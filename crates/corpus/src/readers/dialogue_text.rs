@@ -95,7 +95,11 @@ fn document(block: &[(usize, String)], file: &str, options: &Options) -> Result<
     let at = |number: usize| At::new(file, number);
     let (first, line) = &block[0];
     let id = line.strip_prefix(&options.id).map(str::trim).ok_or_else(|| {
-        at(*first).record(format!("a block that starts with `{}`", options.id), quote(line), "repair the block")
+        at(*first).record(
+            format!("a block that starts with `{}`", options.id),
+            quote(line),
+            "repair the block",
+        )
     })?;
     let mut part = Part::Head;
     let mut context = String::new();

@@ -55,9 +55,9 @@ fn document(record: &JsonRecord, options: &Options) -> Result<Document, Error> {
         let place = |field: &str| {
             let found = &entity[field];
             let place = found.as_u64().or_else(|| found.as_str().and_then(|text| text.parse().ok()));
-            place.and_then(|place| usize::try_from(place).ok()).ok_or_else(|| {
-                record.expected(&format!("a position `{field}` in every entity"), found)
-            })
+            place
+                .and_then(|place| usize::try_from(place).ok())
+                .ok_or_else(|| record.expected(&format!("a position `{field}` in every entity"), found))
         };
         let words = |field: &str| match &entity[field] {
             Value::String(text) => Ok(text.clone()),

@@ -156,13 +156,10 @@ fn document(prompt: Prompt, annotated: Annotated) -> Document {
 }
 
 /// The rows of a CSV with a heading, with the line each starts on.
-pub(crate) fn rows<T: serde::de::DeserializeOwned + 'static>(
+pub(crate) fn rows<T: serde::de::DeserializeOwned + Send + 'static>(
     input: Input,
     expected: &'static str,
-) -> impl Iterator<Item = Result<(At, T), Error>> + Send
-where
-    T: Send,
-{
+) -> impl Iterator<Item = Result<(At, T), Error>> + Send {
     let file = input.name;
     let reader = csv::ReaderBuilder::new().from_reader(input.bytes);
     let mut done = false;

@@ -104,7 +104,11 @@ impl JsonRecords {
             let byte = match self.input.bytes.read_exact(&mut byte) {
                 Ok(()) => Some(byte[0]),
                 // A gzip stream that ends early says so in its own words; the end of the file has none.
-                Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof && is_end(&mut self.input) => None,
+                Err(error)
+                    if error.kind() == std::io::ErrorKind::UnexpectedEof && is_end(&mut self.input) =>
+                {
+                    None
+                }
                 Err(error) => return Err(self.read_error(error)),
             };
             self.peeked = Some(byte);
@@ -141,7 +145,11 @@ impl JsonRecords {
         let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
         loop {
             let Some(byte) = self.peek()? else {
-                return if depth == 0 && !in_string && !bytes.is_empty() { Ok(bytes) } else { Err(truncated(&at)) };
+                return if depth == 0 && !in_string && !bytes.is_empty() {
+                    Ok(bytes)
+                } else {
+                    Err(truncated(&at))
+                };
             };
             if depth == 0 && !in_string && !bytes.is_empty() {
                 let closed = matches!(bytes[0], b'{' | b'[' | b'"');
@@ -152,7 +160,11 @@ impl JsonRecords {
             self.take()?;
             bytes.push(byte);
             if bytes.len() > LONGEST_RECORD {
-                return Err(at.format("a record", "more than 256 MiB without its end", "look for a lost quote"));
+                return Err(at.format(
+                    "a record",
+                    "more than 256 MiB without its end",
+                    "look for a lost quote",
+                ));
             }
             if in_string {
                 match byte {
@@ -168,7 +180,9 @@ impl JsonRecords {
                 b'{' | b'[' => depth += 1,
                 b'}' | b']' => match depth.checked_sub(1) {
                     Some(less) => depth = less,
-                    None => return Err(at.format("a JSON value", format!("`{}`", byte as char), "repair it")),
+                    None => {
+                        return Err(at.format("a JSON value", format!("`{}`", byte as char), "repair it"));
+                    }
                 },
                 _ => {}
             }
@@ -183,7 +197,11 @@ impl JsonRecords {
                 // serde_json counts lines within the record.
                 let line = at.line + error.line().saturating_sub(1);
                 let found = format!("{} ({})", quote(text.trim()), error);
-                Err(At { file: at.file, line }.record("a JSON record", found, "repair the record or leave it out"))
+                Err(At { file: at.file, line }.record(
+                    "a JSON record",
+                    found,
+                    "repair the record or leave it out",
+                ))
             }
         }
     }
@@ -253,7 +271,11 @@ impl JsonRecords {
                 }
                 let (at, key) = self.parse(at, bytes)?;
                 if self.skip_space()? != Some(b':') {
-                    return Err(self.at().format("`:` after a key", quote(&key.to_string()), "repair the object"));
+                    return Err(self.at().format(
+                        "`:` after a key",
+                        quote(&key.to_string()),
+                        "repair the object",
+                    ));
                 }
                 self.take()?;
                 self.skip_space()?;
@@ -342,7 +364,10 @@ mod tests {
     #[test]
     fn a_truncated_array_says_where_its_record_starts() {
         let found = values("[{\"a\": 1},\n{\"a\": [2", Layout::List);
-        assert!(found[1].as_ref().unwrap_err().starts_with("m.json:2: expected the end of the record"), "{found:?}");
+        assert!(
+            found[1].as_ref().unwrap_err().starts_with("m.json:2: expected the end of the record"),
+            "{found:?}"
+        );
         assert_eq!(found.len(), 2);
     }
 }

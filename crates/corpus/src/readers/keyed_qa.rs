@@ -96,7 +96,9 @@ fn document(record: &JsonRecord, options: &Options) -> Result<Document, Error> {
     let answer = record.text(&options.answer)?;
     if !options.choices.contains(&answer) {
         let choices = options.choices.join(", ");
-        return Err(record.expected(&format!("one of {choices} as `{}`", options.answer), &Value::from(answer)));
+        return Err(
+            record.expected(&format!("one of {choices} as `{}`", options.answer), &Value::from(answer))
+        );
     }
     let qa = Qa {
         question: record.text(&options.question)?,

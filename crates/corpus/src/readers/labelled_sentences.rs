@@ -3,7 +3,7 @@
 //! ```text
 //! text/1234567.txt     The cells did not die .
 //!                      We measured this .
-//! labels/1234567.txt   <Resisting cell death--Apoptosis ANDCellular energetics--Glycolysis< 
+//! labels/1234567.txt   <Resisting cell death--Apoptosis ANDCellular energetics--Glycolysis<
 //! ```
 //!
 //! Every label group starts with `<`; labels in it are joined by `AND` and written from the top of the hierarchy
@@ -42,7 +42,9 @@ pub fn read(files: &Files, options: &Options) -> Result<Reading, Error> {
         let members = input.members()?;
         for (name, bytes) in &members {
             let folder = format!("{}/", options.texts);
-            let Some(id) = name.strip_prefix(&folder).and_then(|name| name.strip_suffix(".txt")) else { continue };
+            let Some(id) = name.strip_prefix(&folder).and_then(|name| name.strip_suffix(".txt")) else {
+                continue;
+            };
             if include.as_ref().is_some_and(|ids| !ids.contains(id)) || exclude.contains(id) {
                 continue;
             }

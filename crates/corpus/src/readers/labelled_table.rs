@@ -49,9 +49,12 @@ pub fn read(input: Input, options: &Options) -> Reading {
         let id = options.id.as_ref().map_or(Ok(String::new()), |name| column(name))?;
         let labels = column(&options.labels)?;
         let labels = match &options.label_separator {
-            Some(separator) => {
-                labels.split(separator.as_str()).map(str::trim).filter(|l| !l.is_empty()).map(str::to_owned).collect()
-            }
+            Some(separator) => labels
+                .split(separator.as_str())
+                .map(str::trim)
+                .filter(|l| !l.is_empty())
+                .map(str::to_owned)
+                .collect(),
             None => vec![labels],
         };
         Ok(draft(id, Content::Tc(Tc { text: column(&options.text)?, labels })))
@@ -70,13 +73,17 @@ pub(crate) fn rows(
 ) -> Box<dyn Iterator<Item = Result<Row, Error>> + Send> {
     let file = input.name.clone();
     let Ok(delimiter) = u8::try_from(delimiter) else {
-        let error = At::new(&file, 0).format("an ASCII delimiter", format!("`{delimiter}`"), "change the card");
+        let error =
+            At::new(&file, 0).format("an ASCII delimiter", format!("`{delimiter}`"), "change the card");
         return Box::new(std::iter::once(Err(error)));
     };
     // A tab, a comma or a quotation mark is never the second byte of a GB18030 character, so rows can be cut first.
     let encoding = input.encoding;
-    let reader =
-        csv::ReaderBuilder::new().delimiter(delimiter).quoting(quoted).has_headers(false).from_reader(input.bytes);
+    let reader = csv::ReaderBuilder::new()
+        .delimiter(delimiter)
+        .quoting(quoted)
+        .has_headers(false)
+        .from_reader(input.bytes);
     let mut names: Option<Vec<String>> = (!heading).then(Vec::new);
     let mut rows = reader.into_byte_records();
     let mut done = false;

@@ -46,7 +46,12 @@ pub fn read(files: &Files, options: &Options) -> Result<Reading, Error> {
                 Ok((_, line)) if line.trim().is_empty() => {}
                 Ok((number, line)) => match mention(&line) {
                     Some((id, (first, last, text))) => {
-                        mentions.entry(id.to_owned()).or_default().push((first, last, text.to_owned(), number));
+                        mentions.entry(id.to_owned()).or_default().push((
+                            first,
+                            last,
+                            text.to_owned(),
+                            number,
+                        ));
                     }
                     None => broken.push(At::new(&mention_file, number).record(
                         "`@@id|first last|text`",
@@ -65,7 +70,8 @@ pub fn read(files: &Files, options: &Options) -> Result<Reading, Error> {
     }
     let lines = lines.into_iter().flat_map(|(file, lines)| lines.map(move |line| (file.clone(), line)));
     let lines = Box::new(lines.filter(|(_, line)| !matches!(line, Ok((_, text)) if text.trim().is_empty())));
-    let sentences = Sentences { lines, mentions, mention_file, used: FxHashSet::default(), options: options.clone() };
+    let sentences =
+        Sentences { lines, mentions, mention_file, used: FxHashSet::default(), options: options.clone() };
     Ok(Box::new(broken.into_iter().map(Err).chain(sentences)))
 }
 
@@ -123,7 +129,8 @@ fn document(
     options: &Options,
 ) -> Result<Document, Error> {
     let expected = || at.record("`@@id token/TAG token/TAG …`", quote(line), "repair or remove the sentence");
-    let (id, words) = line.trim_end().strip_prefix("@@").and_then(|rest| rest.split_once(' ')).ok_or_else(expected)?;
+    let (id, words) =
+        line.trim_end().strip_prefix("@@").and_then(|rest| rest.split_once(' ')).ok_or_else(expected)?;
     let mut text = String::new();
     let mut chars = 0;
     let mut tokens: Vec<CharSpan> = Vec::new();

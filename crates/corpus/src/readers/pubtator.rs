@@ -110,11 +110,20 @@ fn document(block: &[(usize, String)], at: &At, options: &Options) -> Result<Doc
     let (id, title) = part(0, "t")?;
     let (abstract_id, body) = part(1, "a")?;
     if abstract_id != id {
-        return Err(at.record(format!("the abstract of {id}"), quote(abstract_id), "keep documents together"));
+        return Err(at.record(
+            format!("the abstract of {id}"),
+            quote(abstract_id),
+            "keep documents together",
+        ));
     }
     let length = title.chars().count();
     let passages = vec![
-        Passage { id: "title".into(), kind: "title".into(), text: title.into(), offsets: CharSpan::new(0, length) },
+        Passage {
+            id: "title".into(),
+            kind: "title".into(),
+            text: title.into(),
+            offsets: CharSpan::new(0, length),
+        },
         Passage {
             id: "abstract".into(),
             kind: "abstract".into(),
@@ -238,8 +247,10 @@ mod tests {
     #[test]
     fn ids_keep_their_terminology() {
         let options = Options { terminology: Some("MESH".into()), ..Options::default() };
-        let found: Vec<String> =
-            concepts("D001|OMIM:12+D002|-1", &options).iter().map(|c| format!("{}:{}", c.db_name, c.db_id)).collect();
+        let found: Vec<String> = concepts("D001|OMIM:12+D002|-1", &options)
+            .iter()
+            .map(|c| format!("{}:{}", c.db_name, c.db_id))
+            .collect();
         assert_eq!(found, ["MESH:D001", "OMIM:12", "MESH:D002"]);
     }
 }

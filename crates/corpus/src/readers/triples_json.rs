@@ -60,7 +60,8 @@ pub fn read(files: &Files, options: &Options) -> Result<Reading, Error> {
         for record in JsonRecords::new(input, Layout::List) {
             let record = record?;
             let [subject, predicate, object] =
-                [&options.subject_type, &options.predicate, &options.object_type].map(|field| record.text(field));
+                [&options.subject_type, &options.predicate, &options.object_type]
+                    .map(|field| record.text(field));
             allowed.insert([subject?, predicate?, object?]);
         }
     }
@@ -93,7 +94,11 @@ fn document(record: &JsonRecord, options: &Options, allowed: Option<&Allowed>) -
         let types = [subject_type, kind, object_type];
         if allowed.is_some_and(|allowed| !allowed.contains(&types)) {
             let found = quote(&types.join(" - "));
-            return Err(record.at.record("a triple of the schema", found, "repair the triple or the schema file"));
+            return Err(record.at.record(
+                "a triple of the schema",
+                found,
+                "repair the triple or the schema file",
+            ));
         }
         let [subject_type, kind, object_type] = types;
         let arg1_id = mention(&mut ie.entities, subject_type, subject);

@@ -1,7 +1,7 @@
 //! One file per `model_type`: how its `config.json` and its tensor names map onto the one decoder.
 //!
 //! An architecture file knows no arithmetic. To add one, write `<model_type>.rs` with `CONFIG` and `NAMES`
-//! functions like [`qwen2`]'s and a line in [`ALL`].
+//! functions like those of `qwen2.rs` and a line in `ALL`.
 
 use crate::{
     config::{DecoderConfig, Keys},

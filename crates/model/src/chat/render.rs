@@ -146,7 +146,7 @@ fn encode(
 ) -> Rendered {
     let mut rendered = Rendered::default();
     let is_learned = |at: usize| learned.iter().any(|range| range.contains(&at));
-    let mut ordinary = |rendered: &mut Rendered, part: Range<usize>| {
+    let ordinary = |rendered: &mut Rendered, part: Range<usize>| {
         if part.is_empty() {
             return;
         }
@@ -158,7 +158,7 @@ fn encode(
         }
         rendered.learned.resize(rendered.ids.len(), is_learned(part.start));
     };
-    let mut between = |rendered: &mut Rendered, part: Range<usize>| {
+    let between = |rendered: &mut Rendered, part: Range<usize>| {
         let mut at = part.start;
         for &cut in cuts.iter().filter(|cut| part.contains(cut)) {
             ordinary(rendered, at..cut);

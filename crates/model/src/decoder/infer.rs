@@ -83,7 +83,7 @@ impl Decoder {
         for (layer, block) in self.blocks.iter().enumerate() {
             let pass = Pass { config, run, sequences: &layout, layer };
             let (x, y) = neighbours(streams, 0, t * d);
-            block.forward(&pass, Some(&mut *sequences), x, y, &mut saved[0], scratch, &mut observe);
+            block.forward(&pass, Some(&mut *sequences), x, Some(y), &mut saved[0], scratch, &mut observe);
             streams.swap(0, 1);
         }
         for (tokens, cache) in sequences.iter_mut() {

@@ -15,8 +15,9 @@ use crate::{
     },
 };
 
-/// Logits of a training pass are computed for as many rows at a time as fit in this many values (64 MiB).
-pub(crate) const LOGITS_AT_ONCE: usize = 1 << 24;
+/// Logits of a training pass are computed for as many rows at a time as fit in this many values (128 MiB): enough rows that
+/// packing a large head for each product costs little.
+pub(crate) const LOGITS_AT_ONCE: usize = 1 << 25;
 
 /// Rows of logits computed at a time, for a vocabulary; never so few that the product becomes a matrix-vector product.
 pub(crate) fn logits_chunk(vocab_size: usize) -> usize {
@@ -69,7 +70,7 @@ impl Decoder {
         for (layer, block) in self.blocks.iter().enumerate() {
             let pass = Pass { config: &self.config, run, sequences: &sequences, layer };
             let (x, y) = neighbours(streams, layer, t * d);
-            block.forward(&pass, None, x, y, &mut saved[slot(layer)], scratch, &mut None);
+            block.forward(&pass, None, x, Some(y), &mut saved[slot(layer)], scratch, &mut None);
         }
 
         head.select(batch.labels);
@@ -84,11 +85,11 @@ impl Decoder {
         let embedding_trains = self.embedding.is_trainable();
         for layer in (lowest..layers).rev() {
             let pass = Pass { config: &self.config, run, sequences: &sequences, layer };
-            let (x, y) = neighbours(streams, layer, t * d);
+            let x = &streams[layer][..t * d];
             let saved = &mut saved[slot(layer)];
             // With checkpoints the buffer holds the last block's values; those of the others are computed again, in place.
             if !every && layer + 1 < layers {
-                self.blocks[layer].forward(&pass, None, x, y, saved, scratch, &mut None);
+                self.blocks[layer].forward(&pass, None, x, None, saved, scratch, &mut None);
             }
             let below = embedding_trains || layer > lowest;
             self.blocks[layer].backward(&pass, below, x, gradient, saved, scratch);
@@ -131,7 +132,7 @@ impl Decoder {
         for (layer, block) in self.blocks.iter().enumerate() {
             let pass = Pass { config: &self.config, run, sequences: &sequences, layer };
             let (x, y) = neighbours(streams, 0, t * d);
-            block.forward(&pass, None, x, y, &mut saved[0], scratch, &mut None);
+            block.forward(&pass, None, x, Some(y), &mut saved[0], scratch, &mut None);
             streams.swap(0, 1);
         }
         head.select(batch.labels);

@@ -176,13 +176,14 @@ impl Block {
 
     /// Computes the block's output `y` (T, D) from its input `x` (T, D).
     ///
-    /// With `caches` the new keys and values are appended to the sequences' caches and attention reads those.
+    /// With `caches` the new keys and values are appended to the sequences' caches and attention reads those. Without `y` only
+    /// what the backward pass needs is computed (again).
     pub(crate) fn forward(
         &self,
         pass: &Pass<'_>,
         caches: Option<&mut [(&[u32], &mut KvCache)]>,
         x: &[f32],
-        y: &mut [f32],
+        y: Option<&mut [f32]>,
         saved: &mut BlockSaved,
         scratch: &mut Scratch,
         observe: &mut Option<&mut Observer<'_>>,
@@ -219,6 +220,10 @@ impl Block {
         self.up.forward(run, t, normed, up, &mut saved.up_linear, &mut scratch.adapter);
         let gated = grow(&mut saved.gated, t * f);
         kernels::swiglu(gate, up, gated);
+        let Some(y) = y else {
+            self.down.remember(run, t, gated, branch, &mut saved.down_linear, &mut scratch.adapter);
+            return;
+        };
         self.down.forward(run, t, gated, branch, &mut saved.down_linear, &mut scratch.adapter);
         see(observe, Stage::Mlp(*layer), branch);
         sum(middle, branch, y);

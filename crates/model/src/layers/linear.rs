@@ -176,16 +176,7 @@ impl Linear {
         kernels::linear(run.precision, m, n, k, 1.0, x, &self.weight.weight(), 0.0, y);
         if let Some(adapter) = &self.adapter {
             let r = adapter.rank();
-            let input = match adapter.dropout(run) {
-                Some(dropout) => {
-                    let dropped = grow(&mut scratch.dropped, m * k);
-                    kernels::dropout(&dropout, x, dropped);
-                    &*dropped
-                }
-                None => x,
-            };
-            let low = grow(&mut saved.low_rank, m * r);
-            kernels::linear(run.precision, m, r, k, 1.0, input, &adapter.a.weight(), 0.0, low);
+            let low = adapter.low_rank(run, m, k, x, saved, scratch);
             kernels::linear(run.precision, m, n, r, adapter.scaling, low, &adapter.b.weight(), 1.0, y);
             if let Some(magnitude) = &adapter.magnitude {
                 grow(&mut saved.product, m * n).copy_from_slice(y);
@@ -199,6 +190,25 @@ impl Linear {
         }
         if let Some(bias) = &self.bias {
             kernels::add_bias(bias.values(), y);
+        }
+    }
+
+    /// Computes what [`Linear::forward`] saves, without its output; `spare` (m, out) may be written.
+    pub(crate) fn remember(
+        &self,
+        run: &Run,
+        m: usize,
+        x: &[f32],
+        spare: &mut [f32],
+        saved: &mut LinearSaved,
+        scratch: &mut AdapterScratch,
+    ) {
+        match &self.adapter {
+            None => {}
+            Some(adapter) if adapter.magnitude.is_some() => self.forward(run, m, x, spare, saved, scratch),
+            Some(adapter) => {
+                adapter.low_rank(run, m, self.in_features(), x, saved, scratch);
+            }
         }
     }
 
@@ -282,6 +292,30 @@ impl Adapter {
                 *v *= m / norm;
             }
         }
+    }
+
+    /// `drop(x) A^T`, shape (m, r).
+    fn low_rank<'a>(
+        &self,
+        run: &Run,
+        m: usize,
+        k: usize,
+        x: &[f32],
+        saved: &'a mut LinearSaved,
+        scratch: &mut AdapterScratch,
+    ) -> &'a [f32] {
+        let r = self.rank();
+        let input = match self.dropout(run) {
+            Some(dropout) => {
+                let dropped = grow(&mut scratch.dropped, m * k);
+                kernels::dropout(&dropout, x, dropped);
+                &*dropped
+            }
+            None => x,
+        };
+        let low = grow(&mut saved.low_rank, m * r);
+        kernels::linear(run.precision, m, r, k, 1.0, input, &self.a.weight(), 0.0, low);
+        low
     }
 
     /// With `u = drop(x) A^T`: `du = s dy B`, `dB += s dy^T u`, `dA += du^T drop(x)`, `dx += drop'(du A)`.

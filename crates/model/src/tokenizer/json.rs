@@ -20,7 +20,7 @@ use super::vocabulary::{LARGEST_ID, Vocabulary};
 /// A `tokenizer.json`, as far as it was understood.
 pub(crate) enum Pipeline {
     /// Byte-level BPE of a kind our own encoder runs.
-    ByteLevel { bpe: ByteBpe, added: Vec<AddedToken> },
+    ByteLevel { bpe: Box<ByteBpe>, added: Vec<AddedToken> },
     /// Anything else.
     Foreign,
 }
@@ -173,14 +173,14 @@ pub(crate) fn read_json(path: &Path, bytes: &[u8]) -> Result<Pipeline, Tokenizer
     let byte_ids = byte_ids(path, &vocabulary)?;
     let list = merge_list(path, &entries, &merges)?;
     Ok(Pipeline::ByteLevel {
-        bpe: ByteBpe {
+        bpe: Box::new(ByteBpe {
             merges: Merges::from_list(byte_ids, list.into_iter(), &vocabulary),
             vocabulary,
             whole_pieces: ignore_merges.unwrap_or(false),
             splitters,
             normalise,
             scratch: Pool::default(),
-        },
+        }),
         added: added
             .into_iter()
             .map(|token| AddedToken {

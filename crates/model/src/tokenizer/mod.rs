@@ -113,9 +113,7 @@ impl Tokenizer {
 
     fn from_json(path: &Path, bytes: &[u8], config: &TokenizerConfig) -> Result<Self, TokenizerError> {
         match json::read_json(path, bytes)? {
-            Pipeline::ByteLevel { bpe, added } => {
-                Self::assemble(path, Kind::Bytes(Box::new(bpe)), added, config)
-            }
+            Pipeline::ByteLevel { bpe, added } => Self::assemble(path, Kind::Bytes(bpe), added, config),
             Pipeline::Foreign => {
                 let foreign = Foreign::read(path, bytes)?;
                 let added = foreign.added_tokens();

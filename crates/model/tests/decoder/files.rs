@@ -291,3 +291,38 @@ fn truncated_pytorch_files_are_refused_at_every_length() {
         }
     }
 }
+
+/// `pytorch_model.bin.index.json` names shards as the index of safetensors does.
+#[test]
+fn sharded_pytorch_files_are_read() {
+    let Some(source) = oracle("arch/biogpt/bin") else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let shard = "pytorch_model-00001-of-00001.bin";
+    std::fs::copy(source.join("pytorch_model.bin"), dir.path().join(shard)).unwrap();
+    let whole = Weights::open(&source).unwrap();
+    let map: serde_json::Map<String, serde_json::Value> =
+        whole.names().map(|n| (n.to_owned(), serde_json::json!(shard))).collect();
+    let index = dir.path().join("pytorch_model.bin.index.json");
+    std::fs::write(&index, serde_json::json!({"weight_map": map}).to_string()).unwrap();
+    let sharded = Weights::open(dir.path()).unwrap();
+    assert_eq!(sharded.names().collect::<Vec<_>>(), whole.names().collect::<Vec<_>>());
+    let name = "biogpt.layers.0.fc1.weight";
+    assert_eq!(sharded.get(name).unwrap().bytes, whole.get(name).unwrap().bytes);
+}
+
+/// Damage in the header of a model gives an error or another readable model, never a panic.
+#[test]
+fn damaged_headers_do_not_panic() {
+    let (_keep, dir) = saved();
+    let file = dir.join("model.safetensors");
+    let bytes = std::fs::read(&file).unwrap();
+    let header = 8 + u64::from_le_bytes(*bytes.first_chunk().unwrap()) as usize;
+    let mut refused = 0;
+    for at in (0..header).step_by(5) {
+        let mut damaged = bytes.clone();
+        damaged[at] ^= 1 << (at % 7);
+        std::fs::write(&file, &damaged).unwrap();
+        refused += usize::from(Decoder::load(&dir, Dtype::F32).is_err());
+    }
+    assert!(refused * 10 > header / 5 * 9, "{refused} of {} damaged headers were refused", header / 5);
+}
