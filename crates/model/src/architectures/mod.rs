@@ -1,6 +1,6 @@
 //! One file per `model_type`: how its `config.json` and its tensor names map onto the one decoder.
 //!
-//! An architecture file knows no arithmetic. To add one, write `<model_type>.rs` with `CONFIG` and `NAMES`
+//! An architecture file knows no arithmetic. To add one, write `<model_type>.rs` with `config` and `names`
 //! functions like those of `qwen2.rs` and a line in `ALL`.
 
 use crate::{
