@@ -1,6 +1,8 @@
 //! Single-thread encoding speed in megabytes of UTF-8 a second, on the text the peers were measured on
 //! (`../shared/peers/data/text.txt.gz`, line by line): the vocabulary of Qwen, and one trained here, by our encoder and by the
 //! `tokenizers` crate.
+// A skipped test, and a measurement, say so to the person who runs them.
+#![allow(clippy::print_stderr)]
 
 use std::io::Read as _;
 use std::path::Path;

@@ -1,4 +1,6 @@
 //! Token ids and decoded text against the reference implementations (`../shared/oracles/tokenizers`).
+// A skipped test, and a measurement, say so to the person who runs them.
+#![allow(clippy::print_stderr)]
 
 use std::fs;
 use std::io::Read as _;

@@ -1,4 +1,6 @@
 //! `tokenizer.json` files of several kinds, whole and broken.
+// A skipped test, and a measurement, say so to the person who runs them.
+#![allow(clippy::print_stderr)]
 
 use std::fs;
 use std::path::Path;
