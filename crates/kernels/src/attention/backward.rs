@@ -1,7 +1,6 @@
 //! The backward pass: one task for each key head of a sequence, so that no two tasks add to the same gradient.
 
-use super::forward::{add_positions, cut};
-use super::{AttentionShape, KEYS, Sequence, seen};
+use super::{AttentionShape, KEYS, Sequence, add_positions, cut, seen};
 use crate::gemm::Precision;
 use crate::gemm::block::{Block, BlockProduct};
 use crate::scratch::{self, Slot};
@@ -79,35 +78,33 @@ pub(super) fn run(
                             let across =
                                 |values| Block { values, stride: q_stride, along_k: false, lines: d, k: m };
                             product.pack_left(along(&q[at..]), left);
+                            let visible = sequence.visible_from(first, block.start);
+                            // Which keys the rows of a tile see, and which rows see the keys of a tile.
+                            let keys_of =
+                                |i: usize, rows: usize| seen(sequence.causal, visible, i + rows - 1, count);
+                            let rows_of = |key: usize| {
+                                let from = if sequence.causal { key as isize + 1 - visible } else { 0 };
+                                from.clamp(0, m as isize) as usize..m
+                            };
+                            let whole = |i: usize, rows: usize, j: usize| {
+                                if j < keys_of(i, rows) { 0..d } else { 0..0 }
+                            };
                             // SAFETY: the scores belong to this task.
                             unsafe {
-                                product.multiply(
-                                    (m, count, d),
-                                    scale,
-                                    left,
-                                    right_k,
-                                    0.0,
-                                    scores.as_mut_ptr(),
-                                    KEYS,
-                                )
-                            };
+                                let c = scores.as_mut_ptr();
+                                product.multiply((m, count, d), scale, left, right_k, 0.0, c, KEYS, whole);
+                            }
                             product.pack_left(along(&dout[at..]), left);
                             // SAFETY: so do their gradients.
                             unsafe {
-                                product.multiply(
-                                    (m, count, d),
-                                    1.0,
-                                    left,
-                                    right_v,
-                                    0.0,
-                                    ds.as_mut_ptr(),
-                                    KEYS,
-                                )
-                            };
-                            if let Some(slopes) = shape.alibi_slopes {
-                                add_positions(slopes[head], first, count, positions, scores);
+                                let c = ds.as_mut_ptr();
+                                product.multiply((m, count, d), 1.0, left, right_v, 0.0, c, KEYS, whole);
                             }
-                            let visible = sequence.visible_from(first, block.start);
+                            if let Some(slopes) = shape.alibi_slopes {
+                                for row in scores.chunks_exact_mut(KEYS) {
+                                    add_positions(slopes[head], first, count, positions, row);
+                                }
+                            }
                             let lse = &lse[head * tokens + block.start..][..m];
                             let delta = &delta[g * queries.len() + block.start - queries.start..][..m];
                             score_gradients(
@@ -128,45 +125,51 @@ pub(super) fn run(
                             product.pack_right(across(&dout[at..]), right_q);
                             // SAFETY: this head of these keys belongs to this task.
                             unsafe {
+                                let c = dv.pointer(k_at);
                                 product.multiply(
                                     (count, d, m),
                                     1.0,
                                     left,
                                     right_q,
                                     1.0,
-                                    dv.pointer(k_at),
+                                    c,
                                     k_stride,
-                                )
-                            };
+                                    |i, _, _| rows_of(i),
+                                );
+                            }
                             // dk += scale ds^T q
                             product.pack_left(columns(ds), left);
                             product.pack_right(across(&q[at..]), right_q);
                             // SAFETY: as above.
                             unsafe {
+                                let c = dk.pointer(k_at);
                                 product.multiply(
                                     (count, d, m),
                                     scale,
                                     left,
                                     right_q,
                                     1.0,
-                                    dk.pointer(k_at),
+                                    c,
                                     k_stride,
-                                )
-                            };
+                                    |i, _, _| rows_of(i),
+                                );
+                            }
                             // dq += scale ds k
-                            let rows = Block { values: ds, stride: KEYS, along_k: true, lines: m, k: count };
-                            product.pack_left(rows, left);
+                            let block = Block { values: ds, stride: KEYS, along_k: true, lines: m, k: count };
+                            product.pack_left(block, left);
                             // SAFETY: this head of these tokens belongs to this task.
                             unsafe {
-                                let dq = dq.pointer(at);
+                                let c = dq.pointer(at);
+                                let terms = |i, rows, _| 0..keys_of(i, rows);
                                 product.multiply(
                                     (m, d, count),
                                     scale,
                                     left,
                                     right_k_across,
                                     1.0,
-                                    dq,
+                                    c,
                                     q_stride,
+                                    terms,
                                 );
                             }
                         }

@@ -1,11 +1,26 @@
-//! The forward pass: one task for each block of queries of a head.
+//! The forward pass: one task for a block of queries and the heads that share a key head.
 
-use super::{AttentionShape, KEYS, Sequence, seen};
+use std::ops::Range;
+
+use super::{AttentionShape, KEYS, Sequence, add_positions, cut, seen};
+use crate::elementwise::scale_part;
 use crate::gemm::Precision;
 use crate::gemm::block::{Block, BlockProduct};
 use crate::scratch::{self, Slot};
 use crate::simd::simd;
 use crate::threads::{Parts, parallel};
+
+/// What the tasks read and write.
+struct Call<'a> {
+    product: BlockProduct,
+    shape: &'a AttentionShape<'a>,
+    tokens: usize,
+    q: &'a [f32],
+    k: &'a [f32],
+    v: &'a [f32],
+    out: Parts<'a, f32>,
+    lse: Parts<'a, f32>,
+}
 
 pub(super) fn run(
     precision: Precision,
@@ -18,148 +33,179 @@ pub(super) fn run(
     out: &mut [f32],
     lse: &mut [f32],
 ) {
-    let AttentionShape { heads, kv_heads, head_dim: d, scale, .. } = *shape;
     let product = BlockProduct::new(precision);
-    let tokens = q.len() / (heads * d);
-    let (out, lse) = (Parts::new(out), Parts::new(lse));
-    let block_of_head = |sequence: &Sequence, head: usize, queries: std::ops::Range<usize>| {
-        let rows = queries.len();
-        let key_head = head / (heads / kv_heads);
-        let words =
-            [product.words(rows, d), product.words(KEYS, d.max(KEYS)), product.words(d.max(rows), KEYS)];
-        let floats = [rows * KEYS, rows * d, rows, rows, KEYS];
+    let tokens = q.len() / (shape.heads * shape.head_dim);
+    let call = Call { product, shape, tokens, q, k, v, out: Parts::new(out), lse: Parts::new(lse) };
+    let (rows, kv_heads, sequences) = (product.rows(), shape.kv_heads, cu_q.len() - 1);
+    if sequences == 1 {
+        // A sequence alone is divided by blocks, the last ones, which see most keys, first.
+        let sequence = Sequence::new(shape, cu_q, cu_k, 0);
+        let blocks = sequence.queries.len().div_ceil(rows);
+        parallel(blocks * kv_heads, |task| {
+            let from = sequence.queries.start + (blocks - 1 - task / kv_heads) * rows;
+            call.block(&sequence, task % kv_heads, from..sequence.queries.end.min(from + rows));
+        });
+    } else {
+        parallel(sequences * kv_heads, |task| {
+            let sequence = Sequence::new(shape, cu_q, cu_k, task / kv_heads);
+            for queries in sequence.query_blocks(rows) {
+                call.block(&sequence, task % kv_heads, queries);
+            }
+        });
+    }
+}
+
+/// Rows of scores that are computed together: the queries of one head, or, when there is only one query, that query in all
+/// heads of a key head.
+#[derive(Clone, Copy)]
+struct Lines {
+    count: usize,
+    /// Distance of two lines in `q` and `out`.
+    stride: usize,
+    /// Whether a line sees one key more than the line before it.
+    staggered: bool,
+    /// Whether each line is another head.
+    of_heads: bool,
+}
+
+impl Call<'_> {
+    /// The queries of one block in the heads of one key head.
+    fn block(&self, sequence: &Sequence, key_head: usize, queries: Range<usize>) {
+        let AttentionShape { heads, kv_heads, head_dim: d, causal, .. } = *self.shape;
+        let (product, group) = (&self.product, heads / kv_heads);
+        let (lines, sets) = if queries.len() == 1 {
+            (Lines { count: group, stride: d, staggered: false, of_heads: true }, 1)
+        } else {
+            (Lines { count: queries.len(), stride: heads * d, staggered: causal, of_heads: false }, group)
+        };
+        let m = lines.count;
+        // The heads of set s start here in q and out.
+        let start = |set: usize| (queries.start * heads + key_head * group + set) * d;
+
+        let left_q = product.words(m, d);
+        let words = [sets * left_q, product.words(KEYS, d), product.words(d, KEYS), product.words(m, KEYS)];
+        let floats = [m * KEYS, sets * m * d, sets * m, sets * m, KEYS];
         scratch::with::<u32, _>(Slot::OwnPack, words.iter().sum(), |packed| {
-            let [left_q, right, left_p] = cut(packed, words);
+            let [left_qs, right_k, right_v, left_p] = cut(packed, words);
             scratch::with::<f32, _>(Slot::Scores, floats.iter().sum(), |buffer| {
                 let [scores, sums, max, total, positions] = cut(buffer, floats);
                 sums.fill(0.0);
                 max.fill(f32::NEG_INFINITY);
                 total.fill(0.0);
-                let values = &q[(queries.start * heads + head) * d..];
-                product
-                    .pack_left(Block { values, stride: heads * d, along_k: true, lines: rows, k: d }, left_q);
+                for (set, left_q) in left_qs.chunks_exact_mut(left_q).enumerate() {
+                    let values = &self.q[start(set)..];
+                    product.pack_left(
+                        Block { values, stride: lines.stride, along_k: true, lines: m, k: d },
+                        left_q,
+                    );
+                }
                 let last = sequence.visible(queries.end - 1);
                 for first in (0..last).step_by(KEYS) {
                     let count = KEYS.min(last - first);
                     let at = ((sequence.keys.start + first) * kv_heads + key_head) * d;
                     let stride = kv_heads * d;
-                    product.pack_right(
-                        Block { values: &k[at..], stride, along_k: true, lines: count, k: d },
-                        right,
-                    );
-                    // SAFETY: the scores belong to this task.
-                    unsafe {
-                        product.multiply(
-                            (rows, count, d),
-                            scale,
-                            left_q,
-                            right,
-                            0.0,
-                            scores.as_mut_ptr(),
-                            KEYS,
-                        );
-                    }
-                    if let Some(slopes) = shape.alibi_slopes {
-                        add_positions(slopes[head], first, count, positions, scores);
-                    }
+                    let values = &self.k[at..];
+                    product.pack_right(Block { values, stride, along_k: true, lines: count, k: d }, right_k);
+                    let values = &self.v[at..];
+                    product.pack_right(Block { values, stride, along_k: false, lines: d, k: count }, right_v);
                     let visible = sequence.visible_from(first, queries.start);
-                    online_softmax(
-                        product.level(),
-                        sequence.causal,
-                        visible,
-                        count,
-                        scores,
-                        sums,
-                        max,
-                        total,
-                    );
-                    let block = Block { values: scores, stride: KEYS, along_k: true, lines: rows, k: count };
-                    product.pack_left(block, left_p);
-                    product.pack_right(
-                        Block { values: &v[at..], stride, along_k: false, lines: d, k: count },
-                        right,
-                    );
-                    // SAFETY: the sums belong to this task.
-                    unsafe {
-                        product.multiply((rows, d, count), 1.0, left_p, right, 1.0, sums.as_mut_ptr(), d)
-                    };
+                    for set in 0..sets {
+                        let state = State {
+                            scores: &mut *scores,
+                            sums: &mut sums[set * m * d..][..m * d],
+                            max: &mut max[set * m..][..m],
+                            total: &mut total[set * m..][..m],
+                        };
+                        let left_q = &left_qs[set * left_q..][..left_q];
+                        // SAFETY: the scores belong to this task.
+                        unsafe {
+                            let c = state.scores.as_mut_ptr();
+                            product.multiply(
+                                (m, count, d),
+                                self.shape.scale,
+                                left_q,
+                                right_k,
+                                0.0,
+                                c,
+                                KEYS,
+                                |i, rows, j| {
+                                    if j < seen(lines.staggered, visible, i + rows - 1, count) {
+                                        0..d
+                                    } else {
+                                        0..0
+                                    }
+                                },
+                            );
+                        }
+                        if let Some(slopes) = self.shape.alibi_slopes {
+                            for (line, row) in state.scores.chunks_exact_mut(KEYS).enumerate() {
+                                let head = key_head * group + if lines.of_heads { line } else { set };
+                                add_positions(slopes[head], first, count, positions, row);
+                            }
+                        }
+                        self.sum_block(lines, visible, count, state, right_v, left_p);
+                    }
                 }
-                for (i, token) in queries.clone().enumerate() {
-                    // SAFETY: this head of this token belongs to this task.
-                    let (out, lse) = unsafe {
-                        (out.part((token * heads + head) * d, d), lse.part(head * tokens + token, 1))
-                    };
-                    lse[0] = max[i] + total[i].ln();
-                    let inverse = if total[i] == 0.0 { 0.0 } else { 1.0 / total[i] };
-                    out.iter_mut().zip(&sums[i * d..]).for_each(|(out, sum)| *out = sum * inverse);
+                for set in 0..sets {
+                    for line in 0..m {
+                        let (row, at) = (set * m + line, start(set) + line * lines.stride);
+                        let (token, head) = (at / (heads * d), at / d % heads);
+                        // SAFETY: this head of this token belongs to this task.
+                        let (out, lse) =
+                            unsafe { (self.out.part(at, d), self.lse.part(head * self.tokens + token, 1)) };
+                        lse[0] = max[row] + total[row].ln();
+                        out.copy_from_slice(&sums[row * d..][..d]);
+                        let inverse = if total[row] == 0.0 { 0.0 } else { 1.0 / total[row] };
+                        scale_part(product.level(), inverse, out);
+                    }
                 }
             });
         });
-    };
-    for_each_block(shape, cu_q, cu_k, product.rows(), block_of_head);
-}
+    }
 
-/// Runs `task(sequence, head, queries)` for every block of queries of every head.
-fn for_each_block(
-    shape: &AttentionShape,
-    cu_q: &[u32],
-    cu_k: &[u32],
-    rows: usize,
-    task: impl Fn(&Sequence, usize, std::ops::Range<usize>) + Sync,
-) {
-    let sequences = cu_q.len() - 1;
-    let one = |index: usize| {
-        let sequence = Sequence::new(shape, cu_q, cu_k, index / shape.heads);
-        for queries in sequence.query_blocks(rows) {
-            task(&sequence, index % shape.heads, queries);
+    /// Adds the values of one block of keys, given its scores.
+    fn sum_block(
+        &self,
+        lines: Lines,
+        visible: isize,
+        count: usize,
+        state: State,
+        right_v: &[u32],
+        left_p: &mut [u32],
+    ) {
+        let State { scores, sums, max, total } = state;
+        let (product, m, d) = (&self.product, lines.count, self.shape.head_dim);
+        online_softmax(product.level(), lines.staggered, visible, count, scores, sums, max, total);
+        product.pack_left(Block { values: scores, stride: KEYS, along_k: true, lines: m, k: count }, left_p);
+        // SAFETY: the sums belong to this task.
+        unsafe {
+            product.multiply((m, d, count), 1.0, left_p, right_v, 1.0, sums.as_mut_ptr(), d, |i, rows, _| {
+                0..seen(lines.staggered, visible, i + rows - 1, count)
+            });
         }
-    };
-    // A long sequence alone is divided by blocks; its last ones, which see most keys, come first.
-    if sequences == 1 {
-        let sequence = Sequence::new(shape, cu_q, cu_k, 0);
-        let blocks = sequence.queries.len().div_ceil(rows);
-        parallel(blocks * shape.heads, |index| {
-            let from = sequence.queries.start + (blocks - 1 - index / shape.heads) * rows;
-            task(&sequence, index % shape.heads, from..sequence.queries.end.min(from + rows));
-        });
-    } else {
-        parallel(sequences * shape.heads, one);
     }
 }
 
-/// Adds `slope * position` to the scores of a block.
-pub(super) fn add_positions(
-    slope: f32,
-    first: usize,
-    count: usize,
-    positions: &mut [f32],
-    scores: &mut [f32],
-) {
-    for (j, position) in positions[..count].iter_mut().enumerate() {
-        *position = slope * (first + j) as f32;
-    }
-    for row in scores.chunks_exact_mut(KEYS) {
-        row[..count].iter_mut().zip(&*positions).for_each(|(score, bias)| *score += bias);
-    }
-}
-
-/// Cuts a buffer into pieces of the given lengths.
-pub(super) fn cut<T, const N: usize>(mut buffer: &mut [T], lengths: [usize; N]) -> [&mut [T]; N] {
-    lengths.map(|length| {
-        let (piece, rest) = std::mem::take(&mut buffer).split_at_mut(length);
-        buffer = rest;
-        piece
-    })
+/// What one set of lines has summed up.
+struct State<'a> {
+    /// Scores of the block, then their exponentials: `(lines, KEYS)`.
+    scores: &'a mut [f32],
+    /// Sums of the values: `(lines, head_dim)`.
+    sums: &'a mut [f32],
+    /// Largest score of each line.
+    max: &'a mut [f32],
+    /// Sum of the exponentials of each line.
+    total: &'a mut [f32],
 }
 
 simd! {
     /// Turns a block of scores into exponentials below the running maximum of each row, and brings what was summed up to
     /// now to that maximum (Milakov and Gimelshein 2018).
     ///
-    /// Row `i` sees `visible + i` keys of this block of `count` where it is causal (cut to what the block has).
+    /// Row `i` sees `visible + i` keys of this block of `count` where rows are staggered (cut to what the block has).
     fn online_softmax(
         v,
-        causal: bool,
+        staggered: bool,
         visible: isize,
         count: usize,
         scores: &mut [f32],
@@ -169,7 +215,7 @@ simd! {
     ) {
         let d = sums.len() / max.len();
         for (i, row) in scores.chunks_exact_mut(KEYS).enumerate() {
-            let seen = seen(causal, visible, i, count);
+            let seen = seen(staggered, visible, i, count);
             let (row, unseen) = row[..count].split_at_mut(seen);
             unseen.fill(0.0);
             let mut largest = v.splat(max[i]);
@@ -187,7 +233,7 @@ simd! {
                 sum = sum.add(e);
                 e.store(&mut row[j..]);
             }
-            let factor = (max[i] - largest).exp();
+            let factor = v.splat(max[i]).sub(centre).exp().largest();
             total[i] = total[i] * factor + sum.sum();
             if factor != 1.0 {
                 let sums = &mut sums[i * d..(i + 1) * d];

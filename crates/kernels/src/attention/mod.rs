@@ -131,6 +131,23 @@ fn check_shape(
     tokens
 }
 
+/// Adds `slope * position` to the scores of one query and a block of `count` keys; `positions` is room for a block.
+fn add_positions(slope: f32, first: usize, count: usize, positions: &mut [f32], scores: &mut [f32]) {
+    for (j, position) in positions[..count].iter_mut().enumerate() {
+        *position = slope * (first + j) as f32;
+    }
+    scores[..count].iter_mut().zip(&*positions).for_each(|(score, bias)| *score += bias);
+}
+
+/// Cuts a buffer into pieces of the given lengths.
+fn cut<T, const N: usize>(mut buffer: &mut [T], lengths: [usize; N]) -> [&mut [T]; N] {
+    lengths.map(|length| {
+        let (piece, rest) = std::mem::take(&mut buffer).split_at_mut(length);
+        buffer = rest;
+        piece
+    })
+}
+
 /// How many of `count` keys row `i` sees, when the first row would see `visible` if that were possible.
 fn seen(causal: bool, visible: isize, i: usize, count: usize) -> usize {
     if causal { (visible + i as isize).clamp(0, count as isize) as usize } else { count }

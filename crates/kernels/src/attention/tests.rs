@@ -81,7 +81,11 @@ const SLOPES: [f32; 4] = [0.25, 0.062_5, -0.1, 0.0];
 
 fn cases() -> Vec<Case<'static>> {
     let alibi = AttentionShape { alibi_slopes: Some(&SLOPES), ..shape(4, 2, 20, true) };
+    let alibi_both_ways = AttentionShape { alibi_slopes: Some(&SLOPES), ..shape(4, 4, 20, false) };
+    let alibi_one_query = AttentionShape { alibi_slopes: Some(&SLOPES), ..shape(4, 2, 20, true) };
     vec![
+        Case { shape: alibi_both_ways, cu_q: &[0, 30, 31], cu_k: &[0, 30, 70] },
+        Case { shape: alibi_one_query, cu_q: &[0, 1, 2], cu_k: &[0, 130, 140] },
         Case { shape: shape(1, 1, 1, true), cu_q: &[0, 1], cu_k: &[0, 1] },
         Case { shape: shape(3, 1, 5, true), cu_q: &[0, 7, 7, 20], cu_k: &[0, 7, 7, 20] },
         Case { shape: shape(4, 2, 32, true), cu_q: &[0, 150], cu_k: &[0, 150] },

@@ -1,5 +1,7 @@
 //! Products of blocks that stay in the caches, for kernels that combine several of them.
 
+use std::ops::Range;
+
 use super::driver::tiles;
 use super::pack::{self, Format, Operand, Piece};
 use super::tile::Tiles;
@@ -66,7 +68,8 @@ impl BlockProduct {
         }
     }
 
-    /// Computes `c = alpha * left right + beta * c`, `c (m, n)` with rows `stride` apart.
+    /// Computes `c = alpha * left right + beta * c`, `c (m, n)` with rows `stride` apart, tile by tile: a tile of `rows` rows from
+    /// `i` and columns from `j` sums over `terms(i, rows, j)` of `k` only, and is left as it is where that is empty.
     ///
     /// # Safety
     ///
@@ -80,6 +83,7 @@ impl BlockProduct {
         beta: f32,
         c: *mut f32,
         stride: usize,
+        terms: impl Fn(usize, usize, usize) -> Range<usize>,
     ) {
         let steps = self.format.steps(k);
         for j in (0..n).step_by(self.tiles.cols) {
@@ -88,12 +92,18 @@ impl BlockProduct {
             for i in (0..m).step_by(self.tiles.rows) {
                 let rows = self.tiles.rows.min(m - i);
                 let left = &left[i * steps..][..rows * steps];
+                let terms = terms(i, rows, j);
+                if terms.is_empty() {
+                    continue;
+                }
+                // A step of two terms is taken whole; the panels hold 0 where a caller leaves terms out.
+                let (from, to) = (self.format.steps(terms.start + 1) - 1, self.format.steps(terms.end));
+                let (left, right) = (&left[from * rows..to * rows], &right[from * width..to * width]);
                 let tile = self.tiles.tile(rows, width);
-                let cols = width.min(n - j);
                 // SAFETY: the panels have the sizes of the tile; the tile of C is promised by the caller.
                 unsafe {
                     let c = c.add(i * stride + j);
-                    tile(steps, left.as_ptr(), right.as_ptr(), c, stride, alpha, beta, cols);
+                    tile(to - from, left.as_ptr(), right.as_ptr(), c, stride, alpha, beta, width.min(n - j));
                 }
             }
         }

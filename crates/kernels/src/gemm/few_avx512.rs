@@ -223,20 +223,19 @@ unsafe fn split<const M: usize>(
 /// # Safety
 ///
 /// As [`columns`].
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+#[inline(always)]
 unsafe fn load_pairs(x: *const u16, stride: usize, lines: usize, count: usize) -> [__m512i; 16] {
     let mask = ((1_u64 << count) - 1) as u32;
-    let mut words = [_mm512_setzero_si512(); 16];
-    for line in 0..lines {
-        // SAFETY: the mask keeps to the line.
-        unsafe {
+    // SAFETY: promised by the caller; the mask keeps to the lines.
+    unsafe {
+        let mut words = [_mm512_setzero_si512(); 16];
+        for line in 0..lines {
             let from = x.add(line * stride);
             _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(16 * stride).cast());
             words[line] = _mm512_maskz_loadu_epi16(mask, from.cast());
         }
+        words
     }
-    words
 }
 
 /// Words of two bf16, multiplied in pairs.
@@ -324,19 +323,17 @@ unsafe fn dot_nf4<const M: usize>(
 /// # Safety
 ///
 /// `a` must hold `steps * M` words; the processor must have AVX512-BF16.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
+#[inline(always)]
 unsafe fn dot<const M: usize>(words: [__m512i; 16], steps: usize, a: *const u32, sums: &mut [__m512; M]) {
-    for step in 0..16 {
-        if step < steps {
-            for i in 0..M {
-                // SAFETY: promised by the caller; both types are 512 bits.
-                unsafe {
-                    let factor = std::mem::transmute::<__m512i, __m512bh>(_mm512_set1_epi32(
-                        *a.add(step * M + i) as i32,
-                    ));
-                    let word = std::mem::transmute::<__m512i, __m512bh>(words[step]);
-                    sums[i] = _mm512_dpbf16_ps(sums[i], factor, word);
+    // SAFETY: promised by the caller; the types are all 512 bits.
+    unsafe {
+        for step in 0..16 {
+            if step < steps {
+                let word = std::mem::transmute::<__m512i, __m512bh>(words[step]);
+                for i in 0..M {
+                    let factor = _mm512_set1_epi32(*a.add(step * M + i) as i32);
+                    sums[i] =
+                        _mm512_dpbf16_ps(sums[i], std::mem::transmute::<__m512i, __m512bh>(factor), word);
                 }
             }
         }

@@ -57,7 +57,8 @@ pub(super) unsafe fn each_step(
                 scales[line] = matrix.scale(at / NF4_BLOCK + block);
             }
         }
-        let words = transpose(words);
+        // SAFETY: promised by the caller.
+        let words = unsafe { transpose(words) };
         for block in 0..count / NF4_BLOCK {
             // SAFETY: the array has 16 elements.
             let scale = unsafe { _mm512_loadu_ps(scales[block].as_ptr()) };

@@ -369,12 +369,11 @@ unsafe fn along_k_pairs_f32(
 /// # Safety
 ///
 /// `panel` must hold `steps` rows of stride `width` with `lanes` lanes.
-#[inline]
-#[target_feature(enable = "avx512f")]
+#[inline(always)]
 unsafe fn store_transposed(rows: [__m512i; 16], steps: usize, lanes: usize, width: usize, panel: *mut u32) {
-    let columns = transpose(rows);
     // SAFETY: promised by the caller.
     unsafe {
+        let columns = transpose(rows);
         if lanes == 16 && steps == 16 {
             for step in 0..16 {
                 _mm512_storeu_si512(panel.add(step * width).cast(), columns[step]);
@@ -391,34 +390,42 @@ unsafe fn store_transposed(rows: [__m512i; 16], steps: usize, lanes: usize, widt
 }
 
 /// Transposes a 16 x 16 matrix of words: pairs, quads, then quarters of a register.
-#[inline]
-#[target_feature(enable = "avx512f")]
-pub(super) fn transpose(r: [__m512i; 16]) -> [__m512i; 16] {
-    let mut t = r;
-    for i in 0..8 {
-        t[2 * i] = _mm512_unpacklo_epi32(r[2 * i], r[2 * i + 1]);
-        t[2 * i + 1] = _mm512_unpackhi_epi32(r[2 * i], r[2 * i + 1]);
+///
+/// Always inlined, without which the vectors would go through memory.
+///
+/// # Safety
+///
+/// The processor must have AVX-512 F.
+#[inline(always)]
+pub(super) unsafe fn transpose(r: [__m512i; 16]) -> [__m512i; 16] {
+    // SAFETY: promised by the caller.
+    unsafe {
+        let mut t = r;
+        for i in 0..8 {
+            t[2 * i] = _mm512_unpacklo_epi32(r[2 * i], r[2 * i + 1]);
+            t[2 * i + 1] = _mm512_unpackhi_epi32(r[2 * i], r[2 * i + 1]);
+        }
+        // u[4 q + c] holds column c of each quarter for the rows 4 q .. 4 q + 4.
+        let mut u = t;
+        for q in 0..4 {
+            u[4 * q] = _mm512_unpacklo_epi64(t[4 * q], t[4 * q + 2]);
+            u[4 * q + 1] = _mm512_unpackhi_epi64(t[4 * q], t[4 * q + 2]);
+            u[4 * q + 2] = _mm512_unpacklo_epi64(t[4 * q + 1], t[4 * q + 3]);
+            u[4 * q + 3] = _mm512_unpackhi_epi64(t[4 * q + 1], t[4 * q + 3]);
+        }
+        let mut out = u;
+        for c in 0..4 {
+            let low01 = _mm512_shuffle_i32x4::<0x44>(u[c], u[4 + c]);
+            let high01 = _mm512_shuffle_i32x4::<0xee>(u[c], u[4 + c]);
+            let low23 = _mm512_shuffle_i32x4::<0x44>(u[8 + c], u[12 + c]);
+            let high23 = _mm512_shuffle_i32x4::<0xee>(u[8 + c], u[12 + c]);
+            out[c] = _mm512_shuffle_i32x4::<0x88>(low01, low23);
+            out[4 + c] = _mm512_shuffle_i32x4::<0xdd>(low01, low23);
+            out[8 + c] = _mm512_shuffle_i32x4::<0x88>(high01, high23);
+            out[12 + c] = _mm512_shuffle_i32x4::<0xdd>(high01, high23);
+        }
+        out
     }
-    // u[4 q + c] holds column c of each quarter for the rows 4 q .. 4 q + 4.
-    let mut u = t;
-    for q in 0..4 {
-        u[4 * q] = _mm512_unpacklo_epi64(t[4 * q], t[4 * q + 2]);
-        u[4 * q + 1] = _mm512_unpackhi_epi64(t[4 * q], t[4 * q + 2]);
-        u[4 * q + 2] = _mm512_unpacklo_epi64(t[4 * q + 1], t[4 * q + 3]);
-        u[4 * q + 3] = _mm512_unpackhi_epi64(t[4 * q + 1], t[4 * q + 3]);
-    }
-    let mut out = u;
-    for c in 0..4 {
-        let low01 = _mm512_shuffle_i32x4::<0x44>(u[c], u[4 + c]);
-        let high01 = _mm512_shuffle_i32x4::<0xee>(u[c], u[4 + c]);
-        let low23 = _mm512_shuffle_i32x4::<0x44>(u[8 + c], u[12 + c]);
-        let high23 = _mm512_shuffle_i32x4::<0xee>(u[8 + c], u[12 + c]);
-        out[c] = _mm512_shuffle_i32x4::<0x88>(low01, low23);
-        out[4 + c] = _mm512_shuffle_i32x4::<0xdd>(low01, low23);
-        out[8 + c] = _mm512_shuffle_i32x4::<0x88>(high01, high23);
-        out[12 + c] = _mm512_shuffle_i32x4::<0xdd>(high01, high23);
-    }
-    out
 }
 
 /// Packs lines that lie side by side in memory for each `k`.
