@@ -84,7 +84,7 @@ pub fn find(paths: &[PathBuf]) -> Result<Found, InferError> {
             continue;
         }
         let file_name = path.file_name().unwrap_or_default().to_string_lossy();
-        match recognise(path, &file_name)? {
+        match recognise(path, &file_name) {
             Ok((format, name)) => found.files.push(InputFile { path: path.clone(), name, format }),
             Err(extension) => {
                 let found = if extension.is_empty() { "no extension".to_owned() } else { format!("`{extension}`") };
@@ -111,7 +111,7 @@ fn find_below(folder: &Path, prefix: &str, found: &mut Found) -> Result<(), Infe
         if kind.is_dir() {
             find_below(&path, &format!("{prefix}{file_name}/"), found)?;
         } else if path.is_file() {
-            match recognise(&path, &file_name)? {
+            match recognise(&path, &file_name) {
                 Ok((format, name)) => {
                     found.files.push(InputFile { path, name: format!("{prefix}{name}"), format });
                 }
@@ -122,8 +122,9 @@ fn find_below(folder: &Path, prefix: &str, found: &mut Found) -> Result<(), Infe
     Ok(())
 }
 
-/// The format of a file and its name without the extension, or the extension that is not known.
-fn recognise(path: &Path, file_name: &str) -> Result<Result<(InputFormat, String), String>, InferError> {
+/// The format of a file and its name without the extension, or the extension that is not known. Where a file cannot be
+/// looked into, its extension decides, and reading it says what is wrong.
+fn recognise(path: &Path, file_name: &str) -> Result<(InputFormat, String), String> {
     let lower = file_name.to_ascii_lowercase();
     let plain = lower.strip_suffix(".gz").unwrap_or(&lower);
     let (stem, extension) = match plain.rfind('.') {
@@ -131,16 +132,18 @@ fn recognise(path: &Path, file_name: &str) -> Result<Result<(InputFormat, String
         _ => (plain, ""),
     };
     let format = match extension {
-        ".txt" if looks_like_pubtator(&head(path, 4096)?) => InputFormat::Pubtator,
+        ".txt" if head(path).is_ok_and(|head| looks_like_pubtator(&head)) => InputFormat::Pubtator,
         ".txt" => InputFormat::Text,
         ".jsonl" | ".ndjson" => InputFormat::Jsonl,
         ".pubtator" => InputFormat::Pubtator,
-        ".xml" if head(path, 4096)?.contains("<collection") => InputFormat::BiocXml,
-        ".xml" => return Ok(Err(".xml that is no BioC".to_owned())),
-        _ => return Ok(Err(lower[stem.len()..].to_owned())),
+        ".xml" if head(path).is_ok_and(|head| !head.contains("<collection")) => {
+            return Err(".xml that is no BioC".to_owned());
+        }
+        ".xml" => InputFormat::BiocXml,
+        _ => return Err(lower[stem.len()..].to_owned()),
     };
     // Lower-casing ASCII keeps byte positions.
-    Ok(Ok((format, file_name[..stem.len()].to_owned())))
+    Ok((format, file_name[..stem.len()].to_owned()))
 }
 
 fn looks_like_pubtator(head: &str) -> bool {
@@ -168,9 +171,9 @@ fn reading(path: &Path, source: std::io::Error) -> InferError {
 }
 
 /// The first bytes as text, whatever they are.
-fn head(path: &Path, bytes: u64) -> Result<String, InferError> {
+fn head(path: &Path) -> Result<String, InferError> {
     let mut head = Vec::new();
-    open(path)?.take(bytes).read_to_end(&mut head).map_err(|error| reading(path, error))?;
+    open(path)?.take(4096).read_to_end(&mut head).map_err(|error| reading(path, error))?;
     Ok(String::from_utf8_lossy(&head).into_owned())
 }
 

@@ -270,3 +270,53 @@ impl Pieces<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use taiyi_model::tokenizer::{Trainer, TrainerOptions};
+
+    use super::*;
+
+    fn shown(format: &ChatFormat, pieces: &[&str]) -> (String, Vec<String>) {
+        let mut shown = Vec::new();
+        let mut passing = Pieces { format, text: String::new(), begun: false };
+        for piece in pieces {
+            passing.push(piece, &mut |piece| {
+                shown.push(piece.to_owned());
+                true
+            });
+        }
+        passing.finish(&mut |piece| {
+            shown.push(piece.to_owned());
+            true
+        });
+        (passing.text, shown)
+    }
+
+    #[test]
+    fn what_a_format_puts_before_a_reply_is_not_shown() {
+        let specials = ["<|endoftext|>", "<|user|>", "<|observation|>", "<|assistant|>", "<|system|>", "[gMASK]", "<sop>"];
+        let options = TrainerOptions {
+            vocab_size: 270,
+            special_tokens: specials.map(str::to_owned).to_vec(),
+            ..TrainerOptions::default()
+        };
+        let trained = Trainer::new(options).unwrap().finish(&mut |_| {}).unwrap();
+        let glm = ChatFormat::by_name("glm4", trained.tokenizer()).unwrap();
+        let plain = ChatFormat::by_name("taiyi1", trained.tokenizer()).unwrap();
+        for (format, pieces, expected) in [
+            (&glm, vec!["\n", "你好", "\n再见"], vec!["你好", "\n再见"]),
+            (&glm, vec!["\n你", "好"], vec!["你", "好"]),
+            (&glm, vec!["你", "\n好"], vec!["你", "\n好"]),
+            (&glm, vec!["\n"], vec![]),
+            (&plain, vec!["\n", "\n", "ok"], vec!["\n\nok"]),
+            (&plain, vec![" "], vec![" "]),
+            (&plain, vec![], vec![]),
+        ] {
+            let (text, shown) = shown(format, &pieces);
+            assert_eq!(shown, expected);
+            assert_eq!(text, expected.concat());
+            assert_eq!(text, format.reply(&pieces.concat()));
+        }
+    }
+}

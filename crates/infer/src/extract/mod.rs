@@ -84,7 +84,7 @@ pub struct ExtractReport {
     pub unparsable: Vec<UnparsableReply>,
     /// Replies cut off at the length limit; what they hold is used.
     pub cut_off: usize,
-    /// Pieces too long for the model however small they were cut, because the question alone fills it.
+    /// Questions not asked or not answered because they fill the model even about the smallest piece of text.
     pub too_long: usize,
     /// Strings of replies that do not stand in the text, with their types.
     pub unfound: Vec<(String, String)>,

@@ -67,6 +67,15 @@ impl Plan {
                 wanted.iter().map(question).map(worded).collect()
             };
             let mut pieces: VecDeque<(CharSpan, String)> = units(&ie, unit).into();
+            // Where a text of one character is too long, cutting is of no use.
+            let mut hopeless = false;
+            for (_, prompt) in word("x") {
+                hopeless = hopeless || !replier.fits(&prompt)?;
+            }
+            if hopeless && pieces.iter().any(|(_, text)| !text.trim().is_empty()) {
+                plan.report.too_long += 1;
+                continue;
+            }
             while let Some((span, text)) = pieces.pop_front() {
                 if text.trim().is_empty() {
                     continue;
