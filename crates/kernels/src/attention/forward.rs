@@ -84,11 +84,11 @@ impl Call<'_> {
 
         let left_q = product.words(m, d);
         let words = [sets * left_q, product.words(KEYS, d), product.words(d, KEYS), product.words(m, KEYS)];
-        let floats = [m * KEYS, sets * m * d, sets * m, sets * m, KEYS];
+        let floats = [m * KEYS, sets * m * d, sets * m, sets * m, m, KEYS];
         scratch::with::<u32, _>(Slot::OwnPack, words.iter().sum(), |packed| {
             let [left_qs, right_k, right_v, left_p] = cut(packed, words);
             scratch::with::<f32, _>(Slot::Scores, floats.iter().sum(), |buffer| {
-                let [scores, sums, max, total, positions] = cut(buffer, floats);
+                let [scores, sums, max, total, factors, positions] = cut(buffer, floats);
                 sums.fill(0.0);
                 max.fill(f32::NEG_INFINITY);
                 total.fill(0.0);
@@ -115,6 +115,7 @@ impl Call<'_> {
                             sums: &mut sums[set * m * d..][..m * d],
                             max: &mut max[set * m..][..m],
                             total: &mut total[set * m..][..m],
+                            factors: &mut *factors,
                         };
                         let left_q = &left_qs[set * left_q..][..left_q];
                         // SAFETY: the scores belong to this task.
@@ -173,9 +174,9 @@ impl Call<'_> {
         right_v: &[u32],
         left_p: &mut [u32],
     ) {
-        let State { scores, sums, max, total } = state;
+        let State { scores, sums, max, total, factors } = state;
         let (product, m, d) = (&self.product, lines.count, self.shape.head_dim);
-        online_softmax(product.level(), lines.staggered, visible, count, scores, sums, max, total);
+        online_softmax(product.level(), lines.staggered, visible, count, scores, sums, max, total, factors);
         product.pack_left(Block { values: scores, stride: KEYS, along_k: true, lines: m, k: count }, left_p);
         // SAFETY: the sums belong to this task.
         unsafe {
@@ -196,13 +197,16 @@ struct State<'a> {
     max: &'a mut [f32],
     /// Sum of the exponentials of each line.
     total: &'a mut [f32],
+    /// Room for one number for each line.
+    factors: &'a mut [f32],
 }
 
 simd! {
     /// Turns a block of scores into exponentials below the running maximum of each row, and brings what was summed up to
     /// now to that maximum (Milakov and Gimelshein 2018).
     ///
-    /// Row `i` sees `visible + i` keys of this block of `count` where rows are staggered (cut to what the block has).
+    /// Row `i` sees `visible + i` keys of this block of `count` where rows are staggered (cut to what the block has). What a row
+    /// does not see becomes 0.
     fn online_softmax(
         v,
         staggered: bool,
@@ -212,36 +216,45 @@ simd! {
         sums: &mut [f32],
         max: &mut [f32],
         total: &mut [f32],
+        factors: &mut [f32],
     ) {
         let d = sums.len() / max.len();
+        // In passes over all rows, so that the latencies of one row hide behind the next ones.
         for (i, row) in scores.chunks_exact_mut(KEYS).enumerate() {
-            let seen = seen(staggered, visible, i, count);
-            let (row, unseen) = row[..count].split_at_mut(seen);
-            unseen.fill(0.0);
+            let row = &row[..seen(staggered, visible, i, count)];
             let mut largest = v.splat(max[i]);
-            for j in (0..seen).step_by(V::N) {
+            for j in (0..row.len()).step_by(V::N) {
                 largest = largest.max(v.load_or(&row[j..], f32::NEG_INFINITY));
             }
-            let largest = largest.largest();
-            if largest == f32::NEG_INFINITY {
-                row.fill(0.0);
-                continue;
-            }
-            let (centre, mut sum) = (v.splat(largest), v.splat(0.0));
+            factors[i] = largest.largest();
+        }
+        for i in (0..max.len()).step_by(V::N) {
+            let largest = v.load(&factors[i..]);
+            // A row without keys keeps its minus infinity, but nothing is subtracted from itself.
+            let factor = v.load(&max[i..]).sub(largest.max(v.splat(f32::MIN))).exp();
+            v.load(&total[i..]).mul(factor).store(&mut total[i..]);
+            largest.store(&mut max[i..]);
+            factor.store(&mut factors[i..]);
+        }
+        for (i, row) in scores.chunks_exact_mut(KEYS).enumerate() {
+            let seen = seen(staggered, visible, i, count);
+            let (centre, mut sum) = (v.splat(max[i].max(f32::MIN)), v.splat(0.0));
             for j in (0..seen).step_by(V::N) {
-                let e = v.load_or(&row[j..], f32::NEG_INFINITY).sub(centre).exp();
+                let e = v.load_or(&row[j..seen], f32::NEG_INFINITY).sub(centre).exp();
                 sum = sum.add(e);
-                e.store(&mut row[j..]);
+                e.store(&mut row[j..count]);
             }
-            let factor = v.splat(max[i]).sub(centre).exp().largest();
-            total[i] = total[i] * factor + sum.sum();
+            for j in (seen.next_multiple_of(V::N)..count).step_by(V::N) {
+                v.splat(0.0).store(&mut row[j..count]);
+            }
+            total[i] += sum.sum();
+        }
+        for (sums, &factor) in sums.chunks_exact_mut(d).zip(&*factors) {
             if factor != 1.0 {
-                let sums = &mut sums[i * d..(i + 1) * d];
                 for j in (0..d).step_by(V::N) {
                     v.load(&sums[j..]).mul(v.splat(factor)).store(&mut sums[j..]);
                 }
             }
-            max[i] = largest;
         }
     }
 }
