@@ -310,21 +310,26 @@ pub fn texts(document: &Document) -> Vec<String> {
     }
 }
 
-/// A text's words for comparison: lower case, compatibility forms folded, no punctuation; each Chinese character
-/// is a word of its own.
+/// A text's words for comparison: lower case, no punctuation; each Chinese character is a word of its own.
+///
+/// Full-width forms and ligatures are folded. Other letters beyond ASCII end a word, as punctuation does: Greek and
+/// accented letters are what copies differ in (`NF-κB`, `NF-kB`, and `NF-ÎºB` where an encoding was mistaken).
 pub fn words(text: &str) -> Vec<String> {
     let mut words = Vec::new();
     let mut word = String::new();
-    for c in text.nfkc().flat_map(char::to_lowercase) {
-        if is_chinese(c) || !c.is_alphanumeric() {
-            if !word.is_empty() {
-                words.push(std::mem::take(&mut word));
-            }
-            if is_chinese(c) {
-                words.push(c.to_string());
-            }
-        } else {
-            word.push(c);
+    let folded =
+        |c: char| matches!(c, '\u{f900}'..='\u{faff}' | '\u{fb00}'..='\u{fb06}' | '\u{ff00}'..='\u{ffef}');
+    let fold = |c: char| (folded(c).then(|| c.nfkc()), (!folded(c)).then_some(c));
+    for c in text.chars().map(fold).flat_map(|(folded, own)| folded.into_iter().flatten().chain(own)) {
+        if c.is_ascii_alphanumeric() {
+            word.push(c.to_ascii_lowercase());
+            continue;
+        }
+        if !word.is_empty() {
+            words.push(std::mem::take(&mut word));
+        }
+        if is_chinese(c) {
+            words.push(c.to_string());
         }
     }
     if !word.is_empty() {
@@ -437,6 +442,12 @@ mod tests {
         let other = "Ranitidine is another antagonist of the same receptor. It was given to patients in hospital \
             settings, and no case of delirium was seen in two hundred made-up cases.";
         assert_eq!(index.find_text(other), None);
+    }
+
+    #[test]
+    fn letters_that_copies_spell_differently_do_not_hide_them() {
+        assert_eq!(words("NF-κB ﬁbre"), words("nf-ÎºB　ＦＩＢＲＥ"));
+        assert_eq!(words("血压Ａ1"), ["血", "压", "a1"]);
     }
 
     #[test]

@@ -2,6 +2,8 @@
 //! `../shared/data/counts.json`, and nothing is found that a card does not declare. The shipped samples are always
 //! there; the rest is skipped, with the reason, where the files are not beside the repository.
 
+#![allow(clippy::print_stderr, reason = "a skipped test says why")]
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 

@@ -396,7 +396,11 @@ fn entity(
     let surface = annotation.child("text").map(|text| text.text.clone()).unwrap_or_default();
     let text = match offsets[..] {
         [] => {
-            return Err(at.record("a location in every annotation", quote(&surface), "remove the annotation"));
+            return Err(at.record(
+                "a location in every annotation",
+                quote(&surface),
+                "remove the annotation",
+            ));
         }
         [_] => vec![surface],
         _ => offsets.iter().map(|span| index.slice(*span).unwrap_or_default().to_owned()).collect(),
