@@ -197,7 +197,7 @@ pub(crate) fn random_batch(seed: u64, lengths: &[usize], vocab: usize) -> Packed
             noise(seed + s as u64, len + 1).iter().map(|n| (n % vocab as u64) as u32).collect();
         for t in 0..len {
             packed.ids.push(ids[t]);
-            let learned = noise(seed + 100 + s as u64, t + 1)[t] % 3 != 0;
+            let learned = !noise(seed + 100 + s as u64, t + 1)[t].is_multiple_of(3);
             packed.labels.push(if learned && t + 1 < len { ids[t + 1] as i32 } else { NOT_LEARNED });
         }
         packed.cu.push(packed.ids.len() as u32);
