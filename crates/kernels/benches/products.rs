@@ -21,9 +21,16 @@ fn main() {
     let low_rank = [(4096, 16, 320), (4096, 320, 16), (4096, 64, 896), (4096, 896, 64)];
     for precision in [Precision::F32, Precision::Bf16] {
         for (m, n, k) in training.into_iter().chain(large).chain(low_rank) {
+            let shape = format!("{precision:?} m={m} n={n} k={k}");
+            let name = |form: &str| format!("{form} {shape}");
+            if !["linear", "input gradient", "weight gradient"]
+                .iter()
+                .any(|form| name(form).contains(&filter))
+            {
+                continue;
+            }
             let (x, w, y) = (values(m * k), values(n * k), values(m * n));
             let (mut dx, mut dw, mut out) = (values(m * k), values(n * k), values(m * n));
-            let name = |form: &str| format!("{form} {precision:?} m={m} n={n} k={k}");
             let flops = 2.0 * (m * n * k) as f64;
             report(&filter, &name("linear"), flops, "GFLOP/s", || {
                 linear(precision, m, n, k, 1.0, &x, &Weight::F32(&w), 0.0, &mut out);
@@ -37,6 +44,9 @@ fn main() {
         }
     }
     for (n, k) in [(320, 320), (864, 320), (16384, 320), (4864, 896), (151_936, 896)] {
+        if !format!("decode n={n} k={k}").contains(&filter) {
+            continue;
+        }
         let w = values(n * k);
         let half: Vec<bf16> = w.iter().map(|&x| bf16::from_f32(x)).collect();
         let nf4 = Nf4::quantize(&w, n, k, true);
@@ -48,7 +58,7 @@ fn main() {
                 ("nf4", Weight::Nf4(&nf4), nf4.bytes()),
             ];
             for (kind, weight, bytes) in stored {
-                report(&filter, &format!("decode {kind} m={m} n={n} k={k}"), bytes as f64, "GB/s", || {
+                report(&filter, &format!("decode n={n} k={k} {kind} m={m}"), bytes as f64, "GB/s", || {
                     linear(Precision::Bf16, m, n, k, 1.0, &x, &weight, 0.0, &mut y);
                 });
             }

@@ -1,7 +1,6 @@
 //! 4-bit NormalFloat matrices with double quantisation (Dettmers et al. 2023), in the layout of bitsandbytes.
 
-use std::sync::OnceLock;
-
+use crate::dynamic_map::DynamicMap;
 use crate::error::KernelError;
 use crate::gemm::check;
 use crate::level::{Level, level, with_level};
@@ -52,7 +51,7 @@ pub struct DoubleAbsmax {
     pub nested_absmax: Vec<f32>,
     /// The mean of the scales, subtracted before they were quantised.
     pub offset: f32,
-    /// The values of the 256 codes; [`signed_dynamic_map`] where this crate quantised.
+    /// The values of the 256 codes; [`signed_dynamic_map`](crate::signed_dynamic_map) where this crate quantised.
     pub map: Box<[f32; 256]>,
 }
 
@@ -255,16 +254,16 @@ impl DoubleAbsmax {
     fn quantize(absmax: &[f32]) -> Self {
         let sum: f64 = absmax.iter().map(|&x| f64::from(x)).sum();
         let offset = (sum / absmax.len().max(1) as f64) as f32;
-        let map = signed_dynamic_map();
+        let map = DynamicMap::signed();
         let mut codes = Vec::with_capacity(absmax.len());
         let mut nested_absmax = Vec::with_capacity(absmax.len().div_ceil(NF4_NESTED_BLOCK));
         for block in absmax.chunks(NF4_NESTED_BLOCK) {
             let largest = block.iter().fold(0.0_f32, |max, x| max.max((x - offset).abs()));
             nested_absmax.push(largest);
             let inverse = if largest > 0.0 { 1.0 / largest } else { 0.0 };
-            codes.extend(block.iter().map(|x| nearest(map, (x - offset) * inverse)));
+            codes.extend(block.iter().map(|x| map.nearest((x - offset) * inverse)));
         }
-        Self { codes, nested_absmax, offset, map: Box::new(*map) }
+        Self { codes, nested_absmax, offset, map: Box::new(map.values) }
     }
 
     fn scale(&self, block: usize) -> f32 {
@@ -308,51 +307,3 @@ const MIDPOINTS: [f32; 15] = {
     }
     midpoints
 };
-
-/// The code of `map`, which ascends, nearest to `x`; the lower of two equally near.
-pub(crate) fn nearest(map: &[f32; 256], x: f32) -> u8 {
-    let above = map.partition_point(|&value| value < x).min(255);
-    if above == 0 {
-        return 0;
-    }
-    // Differences of f32 values are exact enough in f64 to tell a tie.
-    let (low, high) = (f64::from(map[above - 1]), f64::from(map[above]));
-    let x = f64::from(x);
-    (if x - low <= high - x { above - 1 } else { above }) as u8
-}
-
-/// The 256 values of the signed dynamic 8-bit map (Dettmers et al. 2022), ascending: 7 decades from 1e-6 with 1, 2, 4, ... 64
-/// values of each sign, 0, and 1.
-pub fn signed_dynamic_map() -> &'static [f32; 256] {
-    static MAP: OnceLock<[f32; 256]> = OnceLock::new();
-    MAP.get_or_init(|| dynamic_map(true))
-}
-
-/// The 256 values of the unsigned dynamic 8-bit map, ascending: as the signed one, with twice the values, none negative.
-pub fn unsigned_dynamic_map() -> &'static [f32; 256] {
-    static MAP: OnceLock<[f32; 256]> = OnceLock::new();
-    MAP.get_or_init(|| dynamic_map(false))
-}
-
-fn dynamic_map(signed: bool) -> [f32; 256] {
-    let mut values = vec![0.0_f32, 1.0];
-    for decade in 0..7_u32 {
-        let items = (1_usize << decade) << usize::from(!signed);
-        let power = 10.0_f64.powi(decade as i32 - 6) as f32;
-        // torch.linspace(0.1, 1, items + 1) counts from both ends and rounds once; the last bit of the values depends on it.
-        let step = (1.0_f32 - 0.1) / items as f32;
-        let bound = |i: usize| {
-            let low = i < items.div_ceil(2);
-            if low { step.mul_add(i as f32, 0.1) } else { (-step).mul_add((items - i) as f32, 1.0) }
-        };
-        for i in 0..items {
-            let mean = power * ((bound(i) + bound(i + 1)) / 2.0);
-            values.push(mean);
-            if signed {
-                values.push(-mean);
-            }
-        }
-    }
-    values.sort_by(f32::total_cmp);
-    std::array::from_fn(|i| values[i])
-}

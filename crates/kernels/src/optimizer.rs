@@ -2,9 +2,9 @@
 
 use std::io::Write as _;
 
+use crate::dynamic_map::DynamicMap;
 use crate::gemm::check;
 use crate::level::level;
-use crate::nf4::{nearest, signed_dynamic_map, unsigned_dynamic_map};
 use crate::simd::simd;
 use crate::threads::{Parts, parallel_elements, parallel_rows};
 
@@ -171,6 +171,7 @@ pub fn adamw_8bit(options: &AdamW, parameter: &mut [f32], gradient: &[f32], stat
         (Parts::new(parameter), Parts::new(&mut state.first), Parts::new(&mut state.second));
     let (first_absmax, second_absmax) =
         (Parts::new(&mut state.first_absmax), Parts::new(&mut state.second_absmax));
+    let (signed, unsigned) = (DynamicMap::signed(), DynamicMap::unsigned());
     parallel_rows(blocks, BLOCK, |from, count| {
         for block in from..from + count {
             let at = block * BLOCK..n.min((block + 1) * BLOCK);
@@ -186,11 +187,11 @@ pub fn adamw_8bit(options: &AdamW, parameter: &mut [f32], gradient: &[f32], stat
             };
             let (mut m, mut v) = ([0.0_f32; BLOCK], [0.0_f32; BLOCK]);
             let (m, v) = (&mut m[..at.len()], &mut v[..at.len()]);
-            restore(signed_dynamic_map(), first, *first_absmax, m);
-            restore(unsigned_dynamic_map(), second, *second_absmax, v);
+            restore(signed, first, *first_absmax, m);
+            restore(unsigned, second, *second_absmax, v);
             adamw_part(level, options, &factors, parameter, &gradient[at], m, v);
-            *first_absmax = store(signed_dynamic_map(), m, first);
-            *second_absmax = store(unsigned_dynamic_map(), v, second);
+            *first_absmax = store(signed, m, first);
+            *second_absmax = store(unsigned, v, second);
         }
     });
 }
@@ -198,20 +199,20 @@ pub fn adamw_8bit(options: &AdamW, parameter: &mut [f32], gradient: &[f32], stat
 /// Elements that share one scale.
 const BLOCK: usize = 256;
 
-fn restore(map: &[f32; 256], codes: &[u8], absmax: f32, values: &mut [f32]) {
+fn restore(map: &DynamicMap, codes: &[u8], absmax: f32, values: &mut [f32]) {
     for (value, &code) in values.iter_mut().zip(codes) {
-        *value = map[usize::from(code)] * absmax;
+        *value = map.values[usize::from(code)] * absmax;
     }
 }
 
 /// Writes the codes nearest to `values` and returns their scale.
-fn store(map: &[f32; 256], values: &[f32], codes: &mut [u8]) -> f32 {
+fn store(map: &DynamicMap, values: &[f32], codes: &mut [u8]) -> f32 {
     let absmax = values.iter().fold(0.0_f32, |max, x| max.max(x.abs()));
     for (code, &value) in codes.iter_mut().zip(values) {
         let scaled = if absmax > 0.0 { value / absmax } else { 0.0 };
-        *code = nearest(map, scaled);
+        *code = map.nearest(scaled);
         // A first moment that lost its sign would push the parameter the wrong way.
-        if map[usize::from(*code)].is_sign_negative() != scaled.is_sign_negative() {
+        if map.values[usize::from(*code)].is_sign_negative() != scaled.is_sign_negative() {
             *code = if scaled > 0.0 { code.saturating_add(1) } else { code.saturating_sub(1) };
         }
     }

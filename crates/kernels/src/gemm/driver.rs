@@ -11,8 +11,8 @@ use crate::level::Level;
 use crate::scratch::{self, Slot};
 use crate::threads::{Parts, parallel, threads};
 
-/// Packed words of one line in a block of `k`: a panel of B of this length fills most of a first-level cache.
-const BLOCK_STEPS: usize = 320;
+/// Packed words of one line in a block of `k`: a panel of A of this length takes a good half of a first-level cache.
+const BLOCK_STEPS: usize = 512;
 
 /// Packed words of the panels that all threads share: 4 MiB, a part of the last-level cache.
 const SHARED_WORDS: usize = 1 << 20;
@@ -161,7 +161,7 @@ impl Product<'_> {
 
         // Tasks small enough to even out what the threads lose to other processes, large enough to use a panel of B well.
         let row_panels = self.m.div_ceil(tiles.rows);
-        let task_panels = row_panels.div_ceil(4 * threads()).clamp(4, 16);
+        let task_panels = row_panels.div_ceil(4 * threads()).clamp(1, 16);
         let tasks = row_panels.div_ceil(task_panels);
 
         for j0 in (0..self.n).step_by(columns) {
