@@ -343,3 +343,77 @@ pub fn score_all(
     };
     baselines.iter().map(one).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use taiyi_corpus::schema::{Content, Language, Qa, QaKind, Tc};
+
+    use super::*;
+
+    fn found(entries: &[(&str, &str)], text: &str) -> Vec<(usize, usize)> {
+        let entries = entries.iter().map(|(text, kind)| ((*text).to_owned(), (*kind).to_owned())).collect();
+        let content = Content::Tc(Tc { text: text.to_owned(), labels: Vec::new() });
+        let labels = DatasetLabels { multi_label: true, ..labels(&["x"]) };
+        let set = Items::of(&[document("1", content)], labels, &ItemOptions::new(Ask::Tc));
+        let spans = Dictionary::new(entries).longest(&set.items[0]).into_iter();
+        spans.flat_map(|entity| entity.offsets.unwrap()).map(|span| (span.start, span.end)).collect()
+    }
+
+    fn labels(classes: &[&str]) -> DatasetLabels {
+        DatasetLabels { classes: taiyi_instruct::LabelNames::plain(classes), ..DatasetLabels::default() }
+    }
+
+    fn document(id: &str, content: Content) -> Document {
+        Document {
+            id: id.to_owned(),
+            document_id: id.to_owned(),
+            dataset: "made_up".to_owned(),
+            split: "train".to_owned(),
+            language: Language::En,
+            content,
+        }
+    }
+
+    #[test]
+    fn the_longest_mention_counts_and_none_inside_a_word() {
+        let entries = [("lithium", "c"), ("lithium c", "c"), ("adr", "g"), ("carbonate salt", "c")];
+        // `lithium c` would be longer, but goes on as a word.
+        assert_eq!(found(&entries, "Lithium carbonate salt, ADRB2, adr"), [(0, 7), (8, 22), (31, 34)]);
+        assert_eq!(found(&[("胃", "b"), ("胃癌", "d"), ("癌症", "d")], "患者胃癌症状"), [(2, 4)]);
+        assert_eq!(found(&[], "anything"), []);
+        // The lower case of the first letter takes another number of bytes.
+        assert_eq!(found(&[("ab", "c")], "İ AB"), [(2, 4)]);
+    }
+
+    #[test]
+    fn majorities() {
+        let text = |at: usize, labels: &[&str]| {
+            let labels = labels.iter().map(|&label| label.to_owned()).collect();
+            document(&at.to_string(), Content::Tc(Tc { text: "t".to_owned(), labels }))
+        };
+        let documents = [text(0, &["b"]), text(1, &["a"]), text(2, &["b"])];
+        let learned = learn(&documents, &labels(&["a", "b"]), Ask::Tc, 0);
+        let items = Items::of(&documents, labels(&["a", "b"]), &ItemOptions::new(Ask::Tc)).items;
+        let scored = score_all(&learned, &items, &[Metric::LabelMicroF1]).unwrap();
+        assert!((scored[0].scored.scores[0].value() - 2.0 / 3.0).abs() < 1e-12);
+        assert!(scored[0].description.ends_with(": b."));
+    }
+
+    #[test]
+    fn where_answers_are_not_a_fixed_set_their_place_is_learned() {
+        let question = |at: usize| {
+            let choices: Vec<String> = (0..4).map(|choice| format!("{at}-{choice}")).collect();
+            let answers = vec![choices[if at % 3 == 0 { 1 } else { 2 }].clone()];
+            let (question, contexts, kind) = ("q".to_owned(), Vec::new(), QaKind::MultipleChoice);
+            document(&at.to_string(), Content::Qa(Qa { question, contexts, choices, answers, kind }))
+        };
+        let documents: Vec<Document> = (0..30).map(question).collect();
+        let learned = learn(&documents, &DatasetLabels::default(), Ask::Qa, 3);
+        let items = Items::of(&documents, DatasetLabels::default(), &ItemOptions::new(Ask::Qa)).items;
+        let scored = score_all(&learned, &items, &[Metric::Accuracy]).unwrap();
+        assert!((scored[0].scored.scores[0].value() - 2.0 / 3.0).abs() < 1e-12);
+        assert_eq!(scored[0].description, "Always choice 3, most often right in training.");
+        assert!((scored[1].expected.unwrap() - 0.25).abs() < 1e-12);
+        assert_eq!(learned[1].predict(&items), learned[1].predict(&items), "drawn by seed");
+    }
+}

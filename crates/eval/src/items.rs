@@ -161,20 +161,7 @@ impl TypeNames {
 
 /// The labels of a card under its readable names.
 pub fn card_labels(card: &Card, multi_label: bool) -> DatasetLabels {
-    let names = |labels: &[taiyi_corpus::card::Label]| {
-        let name = |label: &taiyi_corpus::card::Label| LabelName {
-            source: label.name.clone(),
-            en: label.en.clone(),
-            zh: label.zh.clone(),
-        };
-        LabelNames::new(labels.iter().map(name).collect())
-    };
-    DatasetLabels {
-        entities: names(&card.labels.entities),
-        relations: names(&card.labels.relations),
-        classes: names(&card.labels.labels),
-        multi_label,
-    }
+    DatasetLabels { multi_label, ..DatasetLabels::from(card) }
 }
 
 /// The items of a benchmark; at most `limit`, the first ones.
@@ -442,14 +429,23 @@ fn gold_triples(
     let concepts = concepts_by_name(&ie.entities);
     let mut triples: Vec<GoldTriple> = Vec::new();
     let mut answer = Vec::new();
+    let mut concept_pairs = BTreeSet::new();
     for relation in &ie.relations {
         let Some(kind) = listed(&labels.relations, types, &relation.kind, only) else { continue };
         let names = |id: &str| argument_names(ie, relation, id, &concepts);
         let (heads, tails) = (names(&relation.arg1_id), names(&relation.arg2_id));
         let first = |names: &[String]| names.first().cloned().unwrap_or_default();
-        let relation = types.displayed(kind).to_owned();
-        answer.push(Triple { relation, head: first(&heads), tail: first(&tails) });
-        triples.push(GoldTriple::new(kind, heads, tails));
+        let name = types.displayed(kind).to_owned();
+        answer.push(Triple { relation: name, head: first(&heads), tail: first(&tails) });
+        let triple = GoldTriple::new(kind, heads, tails);
+        // What a source says twice is one relation: of concepts by their ids, of strings by the strings.
+        let repeated = match relation.level {
+            RelationLevel::Concept => !concept_pairs.insert((kind, &relation.arg1_id, &relation.arg2_id)),
+            RelationLevel::Mention => triples.contains(&triple),
+        };
+        if !repeated {
+            triples.push(triple);
+        }
     }
     let mut canonical = BTreeMap::new();
     if by_concept {
@@ -493,4 +489,43 @@ fn argument_names(
         }
     };
     if names.is_empty() { vec![id.to_owned()] } else { names }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_type_is_reported_as_its_source_spells_it_unless_several_share_its_name() {
+        let name =
+            |source: &str, en: &str| LabelName { source: source.into(), en: en.into(), zh: "某".into() };
+        let labels = LabelNames::new(vec![name("dis", "disease"), name("Y", "gene"), name("N", "gene")]);
+        let names = TypeNames::new(&labels, Language::En);
+        assert_eq!(names.all().collect::<Vec<_>>(), ["dis", "gene"]);
+        for (written, reported) in [
+            ("disease", "dis"),
+            ("DIS", "dis"),
+            ("Disease", "dis"),
+            ("gene", "gene"),
+            ("N", "gene"),
+            ("odd", "odd"),
+        ] {
+            assert_eq!(names.reported(written), reported, "{written}");
+        }
+        assert_eq!(names.displayed("dis"), "disease");
+        assert_eq!(TypeNames::new(&labels, Language::Zh).all().collect::<Vec<_>>(), ["某"]);
+    }
+
+    #[test]
+    fn a_benchmark_may_ask_for_some_types_or_for_all_as_one() {
+        let catalog = Catalog::embedded();
+        let labels = |id: &str| {
+            let benchmark = Benchmark::by_id(id).unwrap();
+            benchmark_labels(&benchmark, catalog.card(&benchmark.dataset).unwrap())
+        };
+        assert_eq!(labels("bc5cdr_chemical").entities.displays(Language::En), ["chemical"]);
+        let ncbi = labels("ncbi_disease").entities;
+        assert_eq!((ncbi.names().len(), ncbi.displays(Language::En)), (4, vec!["disease".to_owned()]));
+        assert!(labels("hoc").multi_label && !labels("kuake_qic_dev").multi_label);
+    }
 }

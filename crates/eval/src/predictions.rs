@@ -224,19 +224,18 @@ impl<'a> Finder<'a> {
             Id::Text(text) => text.clone(),
             Id::Number(number) => Id::Number(*number).text(),
         };
-        if let Some(id) = line.id.as_ref().map(text) {
-            if let Some(at) = self.by_id.get(id.as_str()) {
-                return Ok(*at);
-            }
-            if line.document_id.is_none() {
-                return Err(NotFound::Problem(id, "is not among the benchmark's items"));
-            }
+        let id = line.id.as_ref().map(text);
+        if let Some(at) = id.as_ref().and_then(|id| self.by_id.get(id.as_str())) {
+            return Ok(*at);
         }
-        let id = line.document_id.as_ref().map(text).ok_or(NotFound::NoId)?;
-        match self.by_document.get(id.as_str()) {
+        // Where ids repeat across splits an item's own id has its split before the source's one.
+        let document = line.document_id.as_ref().map(text).or(id).ok_or(NotFound::NoId)?;
+        match self.by_document.get(document.as_str()) {
             Some(Some(at)) => Ok(*at),
-            Some(None) => Err(NotFound::Problem(id, "is a document with several items; give their `id`")),
-            None => Err(NotFound::Problem(id, "is not among the benchmark's documents")),
+            Some(None) => {
+                Err(NotFound::Problem(document, "is a document with several items; give the `id` of one"))
+            }
+            None => Err(NotFound::Problem(document, "is not among the items that are scored")),
         }
     }
 }
@@ -375,7 +374,24 @@ fn entity(value: &Value, item: &Item, index: &TextIndex) -> Result<PredictedEnti
 pub(crate) struct Writer {
     target: PathBuf,
     part: PathBuf,
+    /// Whether what was reused is still being copied into `<name>.part.new`.
+    fresh: bool,
     file: BufWriter<File>,
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        if self.fresh {
+            // The copy is not whole; what it was copied from is still there.
+            let _ = std::fs::remove_file(fresh_path(&self.part));
+        }
+    }
+}
+
+fn fresh_path(part: &Path) -> PathBuf {
+    let mut name = part.to_owned().into_os_string();
+    name.push(".new");
+    name.into()
 }
 
 impl Writer {
@@ -392,18 +408,17 @@ impl Writer {
             std::fs::create_dir_all(folder).map_err(EvalError::io(folder))?;
         }
         let part = Self::part_path(target);
-        let mut fresh = part.clone().into_os_string();
-        fresh.push(".new");
-        let file = File::create(&fresh).map_err(EvalError::io(Path::new(&fresh)))?;
-        Ok(Self { target: target.to_owned(), part, file: BufWriter::new(file) })
+        let fresh = fresh_path(&part);
+        let file = File::create(&fresh).map_err(EvalError::io(&fresh))?;
+        Ok(Self { target: target.to_owned(), part, fresh: true, file: BufWriter::new(file) })
     }
 
     /// What was reused stands in the new file: from here on it is the part.
     pub(crate) fn replace_part(&mut self) -> Result<(), EvalError> {
         self.flush()?;
-        let mut fresh = self.part.clone().into_os_string();
-        fresh.push(".new");
-        std::fs::rename(&fresh, &self.part).map_err(EvalError::io(&self.part))
+        std::fs::rename(fresh_path(&self.part), &self.part).map_err(EvalError::io(&self.part))?;
+        self.fresh = false;
+        Ok(())
     }
 
     pub(crate) fn write(&mut self, line: &Line) -> Result<(), EvalError> {

@@ -295,7 +295,8 @@ pub fn gold_reply(item: &Item) -> Option<String> {
 }
 
 /// The best that replies can reach: the score of the gold answers, written and read back. Of the strict rule it is
-/// below 1, because a reply names strings and each of its places is counted, annotated or not.
+/// below 1, because a reply names strings and each of its places is counted, annotated or not: 0.9974 for BC5CDR chemical,
+/// 0.9990 for BC5CDR disease, 0.9826 for NCBI disease, 0.9513 for CMeEE-V2 dev. Of every other metric of the benchmarks it is 1.
 ///
 /// # Errors
 /// As for [`score`].

@@ -70,20 +70,15 @@ impl PredictedTriple {
     }
 }
 
-/// Scores one document. Gold relations equal in type and names count once.
+/// Scores one document. Each gold relation counts, even where two are equal in type and names: concepts that are named
+/// only together ("visual or auditory toxicity") are two.
 pub fn score(gold: &[GoldTriple], predicted: &[PredictedTriple]) -> ItemScore {
-    let mut distinct: Vec<&GoldTriple> = Vec::new();
-    for triple in gold {
-        if !distinct.contains(&triple) {
-            distinct.push(triple);
-        }
-    }
     let predicted: BTreeSet<&PredictedTriple> = predicted.iter().collect();
-    let mut found = vec![false; distinct.len()];
+    let mut found = vec![false; gold.len()];
     let mut score = ItemScore::default();
     for triple in predicted {
         let mut matched = false;
-        for (gold, found) in distinct.iter().zip(&mut found) {
+        for (gold, found) in gold.iter().zip(&mut found) {
             if gold.matches(triple) {
                 matched = true;
                 *found = true;
@@ -94,7 +89,7 @@ pub fn score(gold: &[GoldTriple], predicted: &[PredictedTriple]) -> ItemScore {
                 Counts { false_positives: 1, ..Counts::default() };
         }
     }
-    for (gold, found) in distinct.iter().zip(found) {
+    for (gold, found) in gold.iter().zip(found) {
         let counts = Counts {
             true_positives: u64::from(found),
             false_positives: 0,

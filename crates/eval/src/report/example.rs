@@ -29,8 +29,17 @@ pub struct Example {
     pub reply: String,
     /// Whether everything is right.
     pub right: bool,
-    /// Why the reply could not be read.
-    pub unparsable: Option<String>,
+    /// Why nothing was predicted.
+    pub problem: Option<Problem>,
+}
+
+/// Why nothing was predicted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Problem {
+    /// The predictions say nothing of the item.
+    Missing,
+    /// The reply could not be read, because of this.
+    Unparsable(String),
 }
 
 /// How many examples a benchmark shows.
@@ -82,10 +91,10 @@ fn example(
         gold: score::gold_reply(item).unwrap_or_default(),
         reply: given.and_then(|given| given.reply.clone()).unwrap_or_else(|| written(prediction)),
         right,
-        unparsable: match outcome {
-            Outcome::Unparsable(reason) => Some(reason.to_string()),
+        problem: match outcome {
+            Outcome::Unparsable(reason) => Some(Problem::Unparsable(reason.to_string())),
             Outcome::Read => None,
-            Outcome::Missing => Some("there is no prediction".to_owned()),
+            Outcome::Missing => Some(Problem::Missing),
         },
     };
     if let Gold::Entities { spans, .. } = &item.gold {

@@ -65,6 +65,8 @@ const PALETTE: [&str; 6] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9
 const COLOURS: [RGBColor; 4] =
     [RGBColor(0, 114, 178), RGBColor(213, 94, 0), RGBColor(0, 158, 115), RGBColor(204, 121, 167)];
 const GREY: &str = "#9aa0a6";
+/// Bars of series that build on each other, such as trivial, before, after: from pale to strong.
+const BARS: [&str; 6] = [GREY, "#8fc1e3", "#0072b2", "#d55e00", "#009e73", "#cc79a7"];
 const WIDTH: f64 = 820.0;
 const FONT: &str = "system-ui, 'Noto Sans', 'Noto Sans CJK SC', 'PingFang SC', 'Microsoft YaHei', sans-serif";
 
@@ -93,6 +95,7 @@ pub fn lines(x_name: &str, y_name: &str, curves: &[Curve]) -> Result<String, Fig
             .configure_mesh()
             .x_desc(x_name)
             .y_desc(y_name)
+            .x_label_formatter(&|x| if x.fract() == 0.0 { format!("{x:.0}") } else { format!("{x:.1}") })
             .axis_desc_style(("sans-serif", 14))
             .label_style(("sans-serif", 12))
             .bold_line_style(BLACK.mix(0.08))
@@ -131,7 +134,8 @@ pub fn lines(x_name: &str, y_name: &str, curves: &[Curve]) -> Result<String, Fig
 pub fn bars(x_name: &str, series: &[&str], groups: &[BarGroup]) -> Result<String, FigureError> {
     let bar = 17.0;
     let group_height = bar * series.len() as f64 + 16.0;
-    let mut canvas = Canvas::new(groups.iter().map(|group| group.name.as_str()), Some(series), group_height);
+    let names = groups.iter().map(|group| group.name.as_str());
+    let mut canvas = Canvas::new(names, Legend::Bars(series), group_height);
     for (at, group) in groups.iter().enumerate() {
         let top = canvas.top + group_height * at as f64;
         canvas.row_name(&group.name, top + group_height / 2.0, false);
@@ -145,7 +149,7 @@ pub fn bars(x_name: &str, series: &[&str], groups: &[BarGroup]) -> Result<String
                 y,
                 bar - 3.0,
                 fraction(*value)?,
-                PALETTE[place % PALETTE.len()],
+                BARS[place % BARS.len()],
                 None,
                 place + 1 == series.len(),
             );
@@ -160,7 +164,7 @@ pub fn bars(x_name: &str, series: &[&str], groups: &[BarGroup]) -> Result<String
 /// When a value is not a fraction.
 pub fn ranking(x_name: &str, rows: &[Bar]) -> Result<String, FigureError> {
     let height = 25.0;
-    let mut canvas = Canvas::new(rows.iter().map(|row| row.name.as_str()), None, height);
+    let mut canvas = Canvas::new(rows.iter().map(|row| row.name.as_str()), Legend::None, height);
     for (at, row) in rows.iter().enumerate() {
         let top = canvas.top + height * at as f64;
         canvas.row_name(&row.name, top + height / 2.0, row.kind == BarKind::Ours);
@@ -193,7 +197,7 @@ pub fn dots(x_name: &str, ours: &str, series: &[&str], rows: &[DotRow]) -> Resul
     let height = 34.0;
     let mut legend = vec![ours];
     legend.extend(series);
-    let mut canvas = Canvas::new(rows.iter().map(|row| row.name.as_str()), Some(&legend), height);
+    let mut canvas = Canvas::new(rows.iter().map(|row| row.name.as_str()), Legend::Marks(&legend), height);
     for (at, row) in rows.iter().enumerate() {
         let y = canvas.top + height * (at as f64 + 0.5);
         canvas.row_name(&row.name, y, false);
@@ -213,9 +217,11 @@ pub fn dots(x_name: &str, ours: &str, series: &[&str], rows: &[DotRow]) -> Resul
             "<line x1=\"{low:.1}\" x2=\"{high:.1}\" y1=\"{y:.1}\" y2=\"{y:.1}\" stroke=\"{blue}\" stroke-width=\"4\"/>"
         );
         canvas.mark(0, x, y);
+        // Near the left end a centred value would stand on the row's name.
+        let label_at = x.max(canvas.left + 14.0);
         let _ = writeln!(
             canvas.body,
-            "<text x=\"{x:.1}\" y=\"{:.1}\" text-anchor=\"middle\" font-size=\"11\" font-weight=\"600\" fill=\"{blue}\">{:.1}</text>",
+            "<text x=\"{label_at:.1}\" y=\"{:.1}\" text-anchor=\"middle\" font-size=\"11\" font-weight=\"600\" fill=\"{blue}\">{:.1}</text>",
             y - 8.0,
             100.0 * value
         );
@@ -242,8 +248,15 @@ struct Canvas {
 
 const RIGHT: f64 = WIDTH - 46.0;
 
+/// What explains the series.
+enum Legend<'a> {
+    None,
+    Bars(&'a [&'a str]),
+    Marks(&'a [&'a str]),
+}
+
 impl Canvas {
-    fn new<'a>(names: impl Iterator<Item = &'a str>, legend: Option<&[&str]>, row_height: f64) -> Self {
+    fn new<'a>(names: impl Iterator<Item = &'a str>, legend: Legend, row_height: f64) -> Self {
         let (mut widest, mut rows) = (0.0_f64, 0);
         for name in names {
             widest = widest.max(text_width(name, 13.0));
@@ -251,15 +264,17 @@ impl Canvas {
         }
         let left = (widest + 26.0).clamp(90.0, 330.0);
         let mut canvas = Self { body: String::new(), left, top: 14.0, bottom: 0.0 };
-        if let Some(legend) = legend {
-            canvas.legend(legend);
+        match legend {
+            Legend::None => {}
+            Legend::Bars(names) => canvas.legend(names, false),
+            Legend::Marks(names) => canvas.legend(names, true),
         }
         canvas.bottom = canvas.top + row_height * f64::from(rows);
         canvas.grid();
         canvas
     }
 
-    fn legend(&mut self, names: &[&str]) {
+    fn legend(&mut self, names: &[&str], marks: bool) {
         let (mut x, mut y) = (16.0, 20.0);
         for (at, name) in names.iter().enumerate() {
             let width = text_width(name, 12.0) + 34.0;
@@ -267,7 +282,16 @@ impl Canvas {
                 x = 16.0;
                 y += 20.0;
             }
-            self.mark(at, x + 6.0, y);
+            if marks {
+                self.mark(at, x + 6.0, y);
+            } else {
+                let colour = BARS[at % BARS.len()];
+                let top = y - 5.5;
+                let _ = writeln!(
+                    self.body,
+                    "<rect x=\"{x:.1}\" y=\"{top:.1}\" width=\"12\" height=\"11\" rx=\"2\" fill=\"{colour}\"/>"
+                );
+            }
             let _ = writeln!(
                 self.body,
                 "<text x=\"{:.1}\" y=\"{:.1}\" font-size=\"12\" fill=\"#333\">{}</text>",

@@ -23,7 +23,7 @@ use crate::metrics::{Counts, Metric};
 use crate::predictions::Given;
 use crate::score::{self, Scored, Scores};
 
-pub use example::Example;
+pub use example::{Example, Problem};
 pub use page::add_examples;
 
 /// Everything one `eval` says.

@@ -1,6 +1,6 @@
 //! The report as an HTML page.
 
-use super::example::{self, Example};
+use super::example::{self, Example, Problem};
 use super::figures::{Bar, BarKind, DotRow, dots, ranking};
 use super::html::Page;
 use super::markdown::{TYPE_HEADER, type_row};
@@ -117,30 +117,35 @@ fn section(page: &mut Page, benchmark: &BenchmarkReport) -> Result<(), EvalError
     page.notes(&baselines);
     if !benchmark.examples.is_empty() {
         page.subheading("Examples 示例");
-        if benchmark.examples.iter().any(|example| example.gold_spans.is_some()) {
-            page.note(
-                "✓ solid line: right. ✗ dashed line: predicted, but not in the gold. ○ dotted line: missed. \
-                 ✓ 实线：正确；✗ 虚线：误报；○ 点线：漏报。",
-            );
-        }
-        for example in &benchmark.examples {
-            add_example(page, example);
-        }
+        add_chosen(page, &benchmark.examples);
     }
     Ok(())
 }
 
-/// Adds an example: gold and prediction one under the other.
 /// Adds to a page: a few items with what is right and what was replied, telling ones first.
 pub fn add_examples(page: &mut Page, set: &Items, given: &[Option<Given>], scored: &Scored) {
-    for example in &example::choose(set, given, scored) {
+    add_chosen(page, &example::choose(set, given, scored));
+}
+
+fn add_chosen(page: &mut Page, examples: &[Example]) {
+    if examples.iter().any(|example| example.gold_spans.is_some()) {
+        page.note(
+            "✓ solid line: right. ✗ dashed line: predicted, but not in the gold. ○ dotted line: missed. \
+             ✓ 实线：正确；✗ 虚线：误报；○ 点线：漏报。",
+        );
+    }
+    for example in examples {
         add_example(page, example);
     }
 }
 
+/// Adds an example: gold and prediction one under the other.
 fn add_example(page: &mut Page, example: &Example) {
-    let unreadable =
-        example.unparsable.as_ref().map_or(String::new(), |why| format!(" · ✗ unparsable: {why}"));
+    let unreadable = match &example.problem {
+        None => String::new(),
+        Some(Problem::Missing) => " · ✗ no prediction 无预测".to_owned(),
+        Some(Problem::Unparsable(why)) => format!(" · ✗ unparsable 无法解析: {why}"),
+    };
     match (&example.gold_spans, &example.predicted_spans) {
         (Some(gold), Some(predicted)) => {
             page.highlighted(&format!("{} · gold 标准答案", example.id), &example.text, gold);
@@ -150,7 +155,10 @@ fn add_example(page: &mut Page, example: &Example) {
                     example.unfound.iter().map(|(kind, text)| format!("{text} ({kind})")).collect();
                 who.push_str(&format!(" · ✗ not in the text 不在原文中: {}", strings.join("; ")));
             }
-            page.highlighted(&who, &example.text, predicted);
+            match &example.problem {
+                Some(Problem::Unparsable(_)) => page.quoted(&who, &example.reply),
+                _ => page.highlighted(&who, &example.text, predicted),
+            }
         }
         _ => {
             page.quoted(&format!("{} · text 原文", example.id), &example.text);
