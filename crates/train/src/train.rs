@@ -92,7 +92,7 @@ pub fn evaluate_bits_per_byte<'a>(
 /// How the data of a recipe become tokens.
 enum Preparation<'a> {
     Windows { tokenizer: &'a Tokenizer, windows: TextWindows },
-    Conversations { tokenizer: &'a Tokenizer, format: ChatFormat, max_length: usize },
+    Conversations { tokenizer: &'a Tokenizer, format: ChatFormat, max_length: usize, stage: Option<u8> },
 }
 
 impl<'a> Preparation<'a> {
@@ -102,7 +102,8 @@ impl<'a> Preparation<'a> {
                 Some(name) => ChatFormat::by_name(name, tokenizer)?,
                 None => ChatFormat::load(folder, tokenizer)?,
             };
-            return Ok(Self::Conversations { tokenizer, format, max_length: recipe.max_length });
+            let (max_length, stage) = (recipe.max_length, recipe.learn_stage);
+            return Ok(Self::Conversations { tokenizer, format, max_length, stage });
         }
         let found = "without an end-of-text token".to_owned();
         let missing = || recipe.wrong("tokenizer", found, "one with `<|endoftext|>` or an `eos_token`");
@@ -119,12 +120,15 @@ impl<'a> Preparation<'a> {
             Self::Windows { tokenizer, windows } => {
                 Dataset::from_text(sources, store, *windows, seed, &|text| tokenizer.encode(text))
             }
-            Self::Conversations { tokenizer, format, max_length } => {
+            Self::Conversations { tokenizer, format, max_length, stage } => {
                 let render = |conversation: &Conversation| {
+                    if stage.is_some_and(|stage| !conversation.in_stage(stage)) {
+                        return Ok(None);
+                    }
                     let rendered = format
                         .render(tokenizer, &messages(conversation), false)
                         .map_err(|error| error.to_string())?;
-                    Ok(RenderedSample { ids: rendered.ids, learned: rendered.learned })
+                    Ok(Some(RenderedSample { ids: rendered.ids, learned: rendered.learned }))
                 };
                 Dataset::from_conversations(sources, store, *max_length, seed, &render)
             }

@@ -107,7 +107,7 @@ impl Observer for Watcher {
         }
         for source in plan.data {
             terminal::note(&format!(
-                "{}: {} samples, {} tokens ({} learned), {} times an epoch{}{}",
+                "{}: {} samples, {} tokens ({} learned), {} times an epoch{}{}{}",
                 source.name,
                 source.samples,
                 source.tokens,
@@ -115,6 +115,7 @@ impl Observer for Watcher {
                 source.repeats,
                 count(source.truncated, "cut at the longest length"),
                 count(source.unlabelled, "left out: nothing to learn"),
+                count(source.later_stage, "left for a later stage"),
             ));
         }
         if let Some(memory) = plan.memory {

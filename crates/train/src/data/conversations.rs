@@ -24,7 +24,8 @@ const CHUNK: usize = 1024;
 impl Dataset {
     /// Renders every conversation into a store at `store_path` (removed with the value).
     ///
-    /// A sample without a learned token after the cut adds nothing to the loss; it is left out and counted.
+    /// A sample without a learned token after the cut adds nothing to the loss; it is left out and counted. So is a
+    /// conversation that `render` has nothing for: one of a later stage.
     ///
     /// # Errors
     ///
@@ -35,7 +36,7 @@ impl Dataset {
         store_path: &Path,
         max_length: usize,
         seed: u64,
-        render: &(dyn Fn(&Conversation) -> Result<RenderedSample, String> + Sync),
+        render: &(dyn Fn(&Conversation) -> Result<Option<RenderedSample>, String> + Sync),
     ) -> Result<Self, TrainError> {
         let mut writer = StoreWriter::create(store_path)?;
         let mut items = Vec::new();
@@ -50,6 +51,7 @@ impl Dataset {
                 labelled_tokens: 0,
                 truncated: 0,
                 unlabelled: 0,
+                later_stage: 0,
                 repeats: 1.0,
             };
             let mut lines = Lines::open(&source.path)?;
@@ -65,7 +67,7 @@ impl Dataset {
                 if chunk.is_empty() {
                     break;
                 }
-                let rendered: Vec<Result<RenderedSample, TrainError>> = chunk
+                let rendered: Vec<Result<Option<RenderedSample>, TrainError>> = chunk
                     .par_iter()
                     .map(|(line, text)| {
                         let refuse =
@@ -76,8 +78,11 @@ impl Dataset {
                     })
                     .collect();
                 for ((line, _), sample) in chunk.iter().zip(rendered) {
-                    let RenderedSample { ids, learned } = sample?;
                     report.records += 1;
+                    let Some(RenderedSample { ids, learned }) = sample? else {
+                        report.later_stage += 1;
+                        continue;
+                    };
                     let length = ids.len().min(max_length);
                     // The first token is never predicted, learned or not.
                     let labelled =

@@ -47,6 +47,8 @@ pub struct SourceReport {
     pub truncated: u64,
     /// Samples left out because no learned token is left in them.
     pub unlabelled: u64,
+    /// Conversations left out because a later stage is the first to learn them.
+    pub later_stage: u64,
     /// Times an epoch shows the source.
     pub repeats: f64,
 }
@@ -217,6 +219,7 @@ mod tests {
             labelled_tokens: 0,
             truncated: 0,
             unlabelled: 0,
+            later_stage: 0,
             repeats: 0.0,
         }
     }

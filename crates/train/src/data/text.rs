@@ -161,6 +161,7 @@ impl Dataset {
                 labelled_tokens: inputs,
                 truncated: 0,
                 unlabelled: 0,
+                later_stage: 0,
                 repeats: 1.0,
             });
         }

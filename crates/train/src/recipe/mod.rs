@@ -100,6 +100,9 @@ pub struct Recipe {
     /// Training files.
     #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "source::one_or_many")]
     pub data: Vec<Source>,
+    /// Only conversations that this training stage learns: 1 leaves out questions and dialogue, 2 takes everything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub learn_stage: Option<u8>,
     /// Folder for everything the run writes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub out: Option<PathBuf>,
