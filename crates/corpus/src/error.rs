@@ -138,8 +138,8 @@ impl At {
         Error::Record {
             file: self.file.clone(),
             line: self.line,
-            expected: expected.into(),
-            found: found.into(),
+            expected: one_line(expected.into()),
+            found: one_line(found.into()),
             hint: hint.to_owned(),
         }
     }
@@ -149,11 +149,16 @@ impl At {
         Error::Format {
             file: self.file.clone(),
             line: self.line,
-            expected: expected.into(),
-            found: found.into(),
+            expected: one_line(expected.into()),
+            found: one_line(found.into()),
             hint: hint.to_owned(),
         }
     }
+}
+
+/// Ids and field names come from the file and may hold anything; an error stays one line.
+fn one_line(text: String) -> String {
+    if text.contains(char::is_control) { text.replace(char::is_control, " ") } else { text }
 }
 
 /// A short quotation of what was found, in backquotes, so that an error stays one line.
