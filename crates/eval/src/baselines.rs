@@ -120,7 +120,7 @@ fn mentions(training: &[Item]) -> Baseline {
     }
     let entries: Vec<(String, String)> = kinds
         .into_iter()
-        .filter(|(text, _)| !(text.len() == 1 && text.is_ascii()) && !text.is_empty())
+        .filter(|(text, _)| !(text.is_empty() || text.len() == 1 && text.is_ascii()))
         .filter_map(|(text, counts)| Some((text, most(counts)?)))
         .collect();
     let description = format!(
@@ -403,7 +403,7 @@ mod tests {
     fn where_answers_are_not_a_fixed_set_their_place_is_learned() {
         let question = |at: usize| {
             let choices: Vec<String> = (0..4).map(|choice| format!("{at}-{choice}")).collect();
-            let answers = vec![choices[if at % 3 == 0 { 1 } else { 2 }].clone()];
+            let answers = vec![choices[if at.is_multiple_of(3) { 1 } else { 2 }].clone()];
             let (question, contexts, kind) = ("q".to_owned(), Vec::new(), QaKind::MultipleChoice);
             document(&at.to_string(), Content::Qa(Qa { question, contexts, choices, answers, kind }))
         };

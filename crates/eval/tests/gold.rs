@@ -1,5 +1,7 @@
 //! Every benchmark on its real test set: gold against itself, and the ceiling of replies.
 
+#![allow(clippy::print_stderr)] // tests may say why they skip
+
 use std::path::PathBuf;
 
 use taiyi_corpus::Catalog;

@@ -47,17 +47,33 @@ const SHOWN: usize = 3;
 /// Longer texts are shown only where there is no shorter one, in code points.
 const COMFORTABLE: usize = 900;
 
-/// The first items that show both something right and something wrong, short texts before long ones; then any.
+/// The first items that show both something right and something wrong, short texts before long ones; where there are
+/// too few, wrong and right ones in turn.
 pub(super) fn choose(set: &Items, given: &[Option<Given>], scored: &Scored) -> Vec<Example> {
-    let rank = |at: usize| {
+    let mut piles: [Vec<usize>; 4] = Default::default();
+    for (at, outcome) in scored.outcomes.iter().enumerate() {
         let total = scored.scores.first().map(|scores| scores.items[at].total()).unwrap_or_default();
-        let mixed = total.true_positives > 0 && total.false_positives + total.false_negatives > 0;
-        let long = set.items[at].text.chars().count() > COMFORTABLE;
-        let missing = scored.outcomes[at] == Outcome::Missing;
-        (missing, long, !mixed, total.true_positives == 0, at)
-    };
-    let mut order: Vec<usize> = (0..set.items.len()).collect();
-    order.sort_by_key(|&at| rank(at));
+        let (right, wrong) = (total.true_positives > 0, total.false_positives + total.false_negatives > 0);
+        // Nothing to find and nothing found is right, but shows nothing.
+        let pile = match (right, wrong) {
+            _ if *outcome == Outcome::Missing => 3,
+            (true, true) => 0,
+            (false, true) => 1,
+            (true, false) => 2,
+            (false, false) => 3,
+        };
+        piles[pile].push(at);
+    }
+    let long = |at: &usize| set.items[*at].text.chars().count() > COMFORTABLE;
+    piles.iter_mut().for_each(|pile| pile.sort_by_key(long));
+    let [mixed, wrong, right, others] = piles;
+    let mut turns = Vec::new();
+    let (mut wrong, mut right) = (wrong.into_iter(), right.into_iter());
+    for _ in 0..SHOWN {
+        turns.extend(wrong.next());
+        turns.extend(right.next());
+    }
+    let order: Vec<usize> = mixed.into_iter().chain(turns).chain(others).collect();
     let one = |&at: &usize| {
         let right = scored.scores.first().is_some_and(|scores| {
             let total = scores.items[at].total();

@@ -31,7 +31,7 @@ fn section(text: &mut String, benchmark: &BenchmarkReport) {
     text.push('\n');
     let header = ["Score 成绩", "Value 值", "95 %", "Precision 精确率", "Recall 召回率"];
     table(text, &header, benchmark.score_rows());
-    table(text, &TYPE_HEADER, benchmark.per_type.iter().map(type_row));
+    table(text, &TYPE_HEADER, benchmark.type_rows());
     if !benchmark.published.is_empty() {
         let rows = benchmark.published.iter();
         let rows = rows.map(|one| vec![one.system.clone(), percent(one.score), one.source.clone()]);
@@ -42,19 +42,27 @@ fn section(text: &mut String, benchmark: &BenchmarkReport) {
 pub(super) const TYPE_HEADER: [&str; 7] =
     ["Type 类别", "Precision 精确率", "Recall 召回率", "F1", "TP", "FP", "FN"];
 
-pub(super) fn type_row((name, score): &(String, TypeScore)) -> Vec<String> {
-    vec![
-        name.clone(),
-        percent(score.precision),
-        percent(score.recall),
-        percent(score.f1),
-        score.counts.true_positives.to_string(),
-        score.counts.false_positives.to_string(),
-        score.counts.false_negatives.to_string(),
-    ]
-}
-
 impl BenchmarkReport {
+    /// A row per type: its name, with the readable one where that says more, and its scores.
+    pub(super) fn type_rows(&self) -> Vec<Vec<String>> {
+        let named = |name: &str| match self.readable_types.get(name) {
+            Some(readable) if !readable.eq_ignore_ascii_case(name) => format!("{name} ({readable})"),
+            _ => name.to_owned(),
+        };
+        let row = |(name, score): &(String, TypeScore)| {
+            vec![
+                named(name),
+                percent(score.precision),
+                percent(score.recall),
+                percent(score.f1),
+                score.counts.true_positives.to_string(),
+                score.counts.false_positives.to_string(),
+                score.counts.false_negatives.to_string(),
+            ]
+        };
+        self.per_type.iter().map(row).collect()
+    }
+
     /// A row per metric of ours, then one per baseline and metric.
     pub(super) fn score_rows(&self) -> Vec<Vec<String>> {
         let mut rows: Vec<Vec<String>> = Vec::new();

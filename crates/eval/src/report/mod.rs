@@ -78,6 +78,8 @@ pub struct BenchmarkReport {
     /// The main metric per type.
     #[serde(serialize_with = "rows")]
     pub per_type: Vec<(String, TypeScore)>,
+    /// The readable names of the types, by the name they are reported under.
+    pub readable_types: BTreeMap<String, String>,
     /// All metrics, the main one first.
     pub scores: Vec<MetricReport>,
     /// Trivial baselines; empty where the source has no training split, which `baselines_absent` says.
@@ -254,6 +256,10 @@ impl BenchmarkReport {
             skipped: set.skipped.clone(),
             limit: set.limit,
             per_type: main.per_type.clone(),
+            readable_types: {
+                let names = set.names();
+                names.all().map(|name| (name.to_owned(), names.displayed(name).to_owned())).collect()
+            },
             baselines: baselines.iter().map(BaselineReport::new).collect(),
             baselines_absent,
             published: benchmark.published.clone(),

@@ -3,7 +3,7 @@
 use super::example::{self, Example, Problem};
 use super::figures::{Bar, BarKind, DotRow, dots, ranking};
 use super::html::Page;
-use super::markdown::{TYPE_HEADER, type_row};
+use super::markdown::TYPE_HEADER;
 use super::{BenchmarkReport, EvalReport, percent, systems};
 use crate::error::EvalError;
 use crate::items::Items;
@@ -105,7 +105,7 @@ fn section(page: &mut Page, benchmark: &BenchmarkReport) -> Result<(), EvalError
     page.figure(&svg, &caption);
     if benchmark.per_type.len() > 1 {
         page.subheading(&format!("Per type 分类别 ({})", benchmark.metric.name()));
-        let rows: Vec<Vec<String>> = benchmark.per_type.iter().map(type_row).collect();
+        let rows: Vec<Vec<String>> = benchmark.type_rows();
         page.table(&TYPE_HEADER, &rows, &[]);
     }
     page.notes(&benchmark.facts());
@@ -161,10 +161,16 @@ fn add_example(page: &mut Page, example: &Example) {
             }
         }
         _ => {
-            page.quoted(&format!("{} · text 原文", example.id), &example.text);
-            page.quoted("gold 标准答案", &example.gold);
-            let sign = if example.right { "✓ right 正确" } else { "✗ wrong 有误" };
-            page.quoted(&format!("predicted 预测 · {sign}{unreadable}"), &example.reply);
+            let sign = match (&example.problem, example.right) {
+                (Some(_), _) => unreadable.trim_start_matches(" · "),
+                (None, true) => "✓ right 正确",
+                (None, false) => "✗ wrong 有误",
+            };
+            let text = format!(
+                "{}\n→ gold 标准答案: {}\n→ predicted 预测: {}",
+                example.text, example.gold, example.reply
+            );
+            page.quoted(&format!("{} · {sign}", example.id), &text);
         }
     }
 }
