@@ -7,6 +7,7 @@
 mod commands;
 mod embedded;
 mod failure;
+mod loading;
 mod replier;
 mod terminal;
 

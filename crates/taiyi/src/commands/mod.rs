@@ -1,7 +1,11 @@
 //! The commands: one file each with its arguments and `run`, and a line here.
 
+mod chat;
 mod corpus;
+mod eval;
+mod extract;
 mod instruct;
+mod model;
 mod quickstart;
 mod tokenize;
 mod tokenizer;
@@ -29,10 +33,18 @@ macro_rules! commands {
 }
 
 commands! {
+    /// Talk to a model, a line at a time.
+    Chat(chat),
     /// The datasets: list, build, check, find leaks, collect pre-training text.
     Corpus(corpus),
+    /// Benchmarks: ask a model or an endpoint, score replies.
+    Eval(eval),
+    /// Entities and relations out of files and folders, with offsets.
+    Extract(extract),
     /// Instruction data: build it, look at it, prove that answers can be read back.
     Instruct(instruct),
+    /// Checkpoints: what they are, logits, greedy continuations, merging of adapters.
+    Model(model),
     /// The whole line on the shipped samples, offline: data, two-stage tuning, scores before and after, a report.
     Quickstart(quickstart),
     /// Text to token ids and back.

@@ -1,0 +1,384 @@
+//! `taiyi model`: what a checkpoint computes, from the shell: logits, greedy continuations, merged weights.
+
+use std::cell::RefCell;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand, ValueEnum};
+use serde::{Deserialize, Serialize};
+use taiyi_infer::{BatchOptions, Event, Request, Sampling};
+use taiyi_model::weights::{ElementType, SafetensorsWriter, write_atomically};
+use taiyi_model::{Decoder, DecoderConfig, Dtype, KvCache, Logits, Workspace};
+use taiyi_train::memory::{available_memory_bytes, human_bytes};
+
+use crate::failure::{CommandResult, Failure, Outcome};
+use crate::loading::{Storage, check_folders, check_memory, inference_plan};
+use crate::terminal::{self, Progress};
+
+/// Arguments of `taiyi model`.
+#[derive(Args)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+/// A checkpoint and what is put on it.
+#[derive(Args)]
+struct Checkpoint {
+    /// Model folder in the Hugging Face layout.
+    #[arg(long, value_name = "DIR")]
+    model: PathBuf,
+    /// PEFT adapter folder to put on the model.
+    #[arg(long, value_name = "DIR")]
+    adapter: Option<PathBuf>,
+    /// How weights are held in memory; f32 computes exactly, for comparing with other programs.
+    #[arg(long, value_enum, default_value_t = Storage::F32)]
+    dtype: Storage,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Configuration, number of weights, memory.
+    Info {
+        /// Model folder in the Hugging Face layout.
+        #[arg(long, value_name = "DIR")]
+        model: PathBuf,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Logits of every position: `logits_0`, `logits_1`, … of shape (tokens, vocabulary), f32.
+    Logits {
+        #[command(flatten)]
+        checkpoint: Checkpoint,
+        /// JSON file `{"input_ids": [[…], …]}`.
+        #[arg(long, value_name = "FILE.json")]
+        tokens: PathBuf,
+        /// Safetensors file to write.
+        #[arg(long, value_name = "FILE.safetensors")]
+        out: PathBuf,
+    },
+    /// Greedy continuations, without a stop at end marks.
+    Generate {
+        #[command(flatten)]
+        checkpoint: Checkpoint,
+        /// JSON file `{"input_ids": [[…], …]}`.
+        #[arg(long, value_name = "FILE.json")]
+        tokens: PathBuf,
+        /// New tokens of each sequence.
+        #[arg(long, value_name = "N")]
+        max_new: usize,
+        /// JSON file to write: `{"output_ids": [[…], …]}`, new ids only.
+        #[arg(long, value_name = "FILE.json")]
+        out: PathBuf,
+    },
+    /// Folds an adapter into the weights and writes a folder that loads without it, tokenizer files included.
+    Merge {
+        /// Model folder in the Hugging Face layout.
+        #[arg(long, value_name = "DIR")]
+        model: PathBuf,
+        /// PEFT adapter folder.
+        #[arg(long, value_name = "DIR")]
+        adapter: PathBuf,
+        /// Layout to write.
+        #[arg(long, value_enum, default_value_t = Layout::Hf)]
+        to: Layout,
+        /// Folder to write; must not exist yet.
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+        /// Type of the written weights; the sums are made in f32 either way.
+        #[arg(long, value_enum, default_value_t = Written::Bf16)]
+        dtype: Written,
+    },
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Layout {
+    /// `config.json` and `model.safetensors`, as Hugging Face's transformers reads them.
+    Hf,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Written {
+    /// 4 bytes a weight.
+    F32,
+    /// 2 bytes a weight.
+    Bf16,
+}
+
+/// Runs `taiyi model`.
+pub(crate) fn run(arguments: Arguments) -> CommandResult {
+    match arguments.verb {
+        Verb::Info { model, json } => info(&model, json),
+        Verb::Logits { checkpoint, tokens, out } => logits(&checkpoint, &tokens, &out),
+        Verb::Generate { checkpoint, tokens, max_new, out } => generate(&checkpoint, &tokens, max_new, &out),
+        Verb::Merge { model, adapter, to: Layout::Hf, out, dtype } => merge(&model, &adapter, &out, dtype),
+    }
+}
+
+impl Checkpoint {
+    fn load(&self) -> Result<Decoder, Failure> {
+        let mut decoder = Decoder::load(&self.model, self.dtype.dtype())?;
+        if let Some(adapter) = &self.adapter {
+            decoder.load_adapter(adapter, false)?;
+        }
+        Ok(decoder)
+    }
+
+    /// Everything that can be refused before the weights are read. Continuations end at the model's last position; logits
+    /// may be asked for beyond it.
+    fn check(
+        &self,
+        sequences: &[Vec<u32>],
+        tokens: &Path,
+        max_new: Option<usize>,
+    ) -> Result<DecoderConfig, Failure> {
+        check_folders(&self.model, self.adapter.as_deref())?;
+        let config = DecoderConfig::load(&self.model)?;
+        for (at, sequence) in sequences.iter().enumerate() {
+            let place = format!("{}: input_ids[{at}]", tokens.display());
+            if sequence.is_empty() {
+                return Err(Failure::new(format!("{place}: expected at least one id, found none")));
+            }
+            if let Some(id) = sequence.iter().find(|&&id| id as usize >= config.vocab_size) {
+                return Err(Failure::new(format!(
+                    "{place}: expected ids under {} (the vocabulary of the model), found {id}",
+                    config.vocab_size
+                )));
+            }
+            let positions = sequence.len().saturating_add(max_new.unwrap_or(0));
+            if max_new.is_some() && positions > config.max_position_embeddings {
+                return Err(Failure::new(format!(
+                    "{place}: expected at most {} positions (max_position_embeddings of the model), found {positions}",
+                    config.max_position_embeddings
+                )));
+            }
+        }
+        check_memory(&self.model, self.dtype)?;
+        Ok(config)
+    }
+}
+
+/// Reads `{"input_ids": [[…], …]}`.
+fn read_ids(path: &Path) -> Result<Vec<Vec<u32>>, Failure> {
+    #[derive(Deserialize)]
+    struct Tokens {
+        input_ids: Vec<Vec<u32>>,
+    }
+    let bytes = std::fs::read(path)
+        .map_err(|error| Failure::new(format!("{}: cannot be read: {error}", path.display())))?;
+    let expected = "expected {\"input_ids\": [[…], …]} with ids from 0 to 4294967295";
+    let tokens: Tokens = serde_json::from_slice(&bytes)
+        .map_err(|error| Failure::new(format!("{}: {expected}: {error}", path.display())))?;
+    if tokens.input_ids.is_empty() {
+        return Err(Failure::new(format!("{}: {expected}: found no sequence", path.display())));
+    }
+    Ok(tokens.input_ids)
+}
+
+fn logits(checkpoint: &Checkpoint, tokens: &Path, out: &Path) -> CommandResult {
+    let sequences = read_ids(tokens)?;
+    let config = checkpoint.check(&sequences, tokens, None)?;
+    let longest = sequences.iter().map(Vec::len).max().unwrap_or(0);
+    // The engine's buffer and the copy that is written; one sequence at a time.
+    let needed = 2 * 4 * (longest as u64) * config.vocab_size as u64;
+    if let Some(available) = available_memory_bytes()
+        && needed > available
+    {
+        let (needed, available) = (human_bytes(needed), human_bytes(available));
+        return Err(Failure::new(format!(
+            "{}: the logits of {longest} tokens need {needed} and {available} is available",
+            tokens.display()
+        ))
+        .hint("cut the sequence into shorter ones"));
+    }
+    let decoder = checkpoint.load()?;
+    let progress = Progress::new("logits", sequences.len() as u64, "sequences");
+    let state = RefCell::new((Workspace::default(), 0));
+    let mut writer = SafetensorsWriter::default();
+    for (at, ids) in sequences.iter().enumerate() {
+        let (state, decoder, progress) = (&state, &decoder, &progress);
+        writer.add(
+            format!("logits_{at}"),
+            ElementType::F32,
+            &[ids.len(), config.vocab_size],
+            move || {
+                let (workspace, done) = &mut *state.borrow_mut();
+                let mut cache = KvCache::new(decoder.config(), ids.len());
+                let logits = decoder
+                    .forward(&mut [(ids.as_slice(), &mut cache)], Logits::All, workspace)
+                    .expect("ids were checked against the vocabulary, and the cache is this model's")
+                    .to_vec();
+                *done += 1;
+                progress.set(*done, "");
+                logits
+            },
+        );
+    }
+    writer.write(out)?;
+    progress.finish();
+    Ok(Outcome::Fine)
+}
+
+fn generate(checkpoint: &Checkpoint, tokens: &Path, max_new: usize, out: &Path) -> CommandResult {
+    #[derive(Serialize)]
+    struct Generated {
+        output_ids: Vec<Vec<u32>>,
+    }
+    let sequences = read_ids(tokens)?;
+    checkpoint.check(&sequences, tokens, Some(max_new))?;
+    let decoder = checkpoint.load()?;
+    let request = |prompt: Vec<u32>| Request { prompt, max_new_tokens: max_new, sampling: Sampling::GREEDY };
+    let requests: Vec<Request> = sequences.into_iter().map(request).collect();
+    let progress = Progress::new("generating", (requests.len() * max_new) as u64, "tokens");
+    let mut done = 0;
+    let options = BatchOptions { stop_ids: &[], batch: 16 };
+    let generations = taiyi_infer::generate(&decoder, &requests, options, &mut |_, event| {
+        if let Event::Token(_) = event {
+            done += 1;
+            progress.set(done, "");
+        }
+        true
+    })?;
+    progress.finish();
+    let generated = Generated { output_ids: generations.into_iter().map(|generation| generation.ids).collect() };
+    let json = serde_json::to_vec(&generated)?;
+    write_atomically(out, |writer| {
+        writer.write_all(&json)?;
+        writer.write_all(b"\n")
+    })?;
+    Ok(Outcome::Fine)
+}
+
+/// Files of a model folder that are neither weights nor configuration and that a merged model needs as they are.
+fn travels_along(name: &str) -> bool {
+    const NAMES: [&str; 10] = [
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "tokenizer.model",
+        "special_tokens_map.json",
+        "added_tokens.json",
+        "vocab.json",
+        "merges.txt",
+        "generation_config.json",
+        "chat_template.jinja",
+        "chat_template.json",
+    ];
+    NAMES.contains(&name) || name.ends_with(".tiktoken") || name.starts_with("LICENSE") || name.starts_with("NOTICE")
+}
+
+fn merge(model: &Path, adapter: &Path, out: &Path, dtype: Written) -> CommandResult {
+    check_folders(model, Some(adapter))?;
+    if out.exists() {
+        return Err(Failure::new(format!("{}: expected a folder that does not exist yet, found one", out.display()))
+            .hint("choose another --out, or remove it"));
+    }
+    let failed = |path: &Path, verb: &'static str| {
+        let path = path.display().to_string();
+        move |error: std::io::Error| Failure::new(format!("{path}: cannot be {verb}: {error}"))
+    };
+    check_memory(model, Storage::F32)?;
+    terminal::note(&format!("loading {}", model.display()));
+    let mut decoder = Decoder::load(model, Dtype::F32)?;
+    decoder.load_adapter(adapter, false)?;
+    terminal::note("merging");
+    decoder.merge();
+
+    let name = out.file_name().ok_or_else(|| {
+        Failure::new(format!("--out {}: expected the name of a folder to write", out.display()))
+    })?;
+    let mut hidden = std::ffi::OsString::from(".");
+    hidden.push(name);
+    hidden.push(format!(".{}.partial", std::process::id()));
+    let partial = out.with_file_name(hidden);
+    let write = || -> Result<(), Failure> {
+        terminal::note(&format!("writing {}", out.display()));
+        let dtype = match dtype {
+            Written::F32 => Dtype::F32,
+            Written::Bf16 => Dtype::Bf16,
+        };
+        decoder.save(&partial, dtype)?;
+        for entry in std::fs::read_dir(model).map_err(failed(model, "read"))? {
+            let entry = entry.map_err(failed(model, "read"))?;
+            if entry.file_name().to_str().is_some_and(travels_along) && entry.path().is_file() {
+                let to = partial.join(entry.file_name());
+                std::fs::copy(entry.path(), &to).map_err(failed(&to, "written"))?;
+            }
+        }
+        std::fs::rename(&partial, out).map_err(failed(out, "written"))
+    };
+    let written = write();
+    if written.is_err() {
+        // The first error is the one to tell.
+        let _ = std::fs::remove_dir_all(&partial);
+    }
+    written?;
+    terminal::line(&out.display().to_string());
+    Ok(Outcome::Fine)
+}
+
+fn info(model: &Path, json: bool) -> CommandResult {
+    #[derive(Serialize)]
+    struct Info {
+        model_type: String,
+        parameters: usize,
+        vocab_size: usize,
+        hidden_size: usize,
+        intermediate_size: usize,
+        num_hidden_layers: usize,
+        num_attention_heads: usize,
+        num_key_value_heads: usize,
+        head_dim: usize,
+        max_position_embeddings: usize,
+        tie_word_embeddings: bool,
+        /// Bytes of the weights by storage type.
+        weight_bytes: std::collections::BTreeMap<&'static str, usize>,
+        /// Bytes of keys and values a token, f32.
+        cache_bytes_per_token: usize,
+    }
+    check_folders(model, None)?;
+    let config = DecoderConfig::load(model)?;
+    let no_model = || {
+        Failure::new(format!("{}: config.json describes a model of more than 10^13 weights", model.display()))
+    };
+    let mut weight_bytes = std::collections::BTreeMap::new();
+    for storage in [Storage::F32, Storage::Bf16, Storage::Nf4] {
+        let plan = inference_plan(&config, storage, 0)?.ok_or_else(no_model)?;
+        weight_bytes.insert(storage.name(), plan.weights);
+    }
+    let info = Info {
+        model_type: config.model_type.clone(),
+        parameters: config.parameter_count(),
+        vocab_size: config.vocab_size,
+        hidden_size: config.hidden_size,
+        intermediate_size: config.intermediate_size,
+        num_hidden_layers: config.num_hidden_layers,
+        num_attention_heads: config.num_attention_heads,
+        num_key_value_heads: config.num_key_value_heads,
+        head_dim: config.head_dim,
+        max_position_embeddings: config.max_position_embeddings,
+        tie_word_embeddings: config.tie_word_embeddings,
+        weight_bytes,
+        cache_bytes_per_token: KvCache::planned_bytes(&config, 1),
+    };
+    if json {
+        terminal::json(&info)?;
+        return Ok(Outcome::Fine);
+    }
+    let row = |name: &str, value: String| terminal::line(&format!("{name:<26}{value}"));
+    row("architecture", info.model_type.clone());
+    row("weights", info.parameters.to_string());
+    row("vocabulary", info.vocab_size.to_string());
+    row("hidden size", format!("{} (MLP {})", info.hidden_size, info.intermediate_size));
+    row("blocks", info.num_hidden_layers.to_string());
+    row(
+        "heads",
+        format!("{} of {} (keys and values {})", info.num_attention_heads, info.head_dim, info.num_key_value_heads),
+    );
+    row("positions", info.max_position_embeddings.to_string());
+    row("head tied to embedding", if info.tie_word_embeddings { "yes" } else { "no" }.to_owned());
+    for (name, bytes) in &info.weight_bytes {
+        row(&format!("weights as {name}"), human_bytes(*bytes as u64));
+    }
+    row("cache of 1000 tokens", human_bytes(1000 * info.cache_bytes_per_token as u64));
+    Ok(Outcome::Fine)
+}

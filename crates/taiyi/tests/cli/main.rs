@@ -1,0 +1,12 @@
+//! The program as a person runs it: arguments in, files and exit codes out.
+
+mod broken;
+mod chat;
+mod disk;
+mod eval;
+mod extract;
+mod help;
+mod interop;
+mod killed;
+mod model;
+mod place;
