@@ -23,7 +23,9 @@ pub enum InferError {
         request: usize,
     },
     /// A prompt leaves no room for a reply.
-    #[error("prompt {request}: expected fewer than the {limit} tokens that the model holds, found {tokens}; shorten the text or split it")]
+    #[error(
+        "prompt {request}: expected fewer than the {limit} tokens that the model holds, found {tokens}; shorten the text or split it"
+    )]
     PromptTooLong {
         /// Which prompt, from 0.
         request: usize,

@@ -239,7 +239,9 @@ impl Generator {
                 // The source has moved up where the cache stood before it.
                 let moved = |i: usize| i - usize::from(spare.is_some_and(|spare| spare < i));
                 match best {
-                    Some((tokens, Place::Active(i))) => cache.copy_prefix(&active[i].sequence.cache, tokens)?,
+                    Some((tokens, Place::Active(i))) => {
+                        cache.copy_prefix(&active[i].sequence.cache, tokens)?
+                    }
                     Some((tokens, Place::Ended(i))) => {
                         cache.copy_prefix(&self.ended[moved(i)].cache, tokens)?;
                     }

@@ -87,7 +87,8 @@ pub fn find(paths: &[PathBuf]) -> Result<Found, InferError> {
         match recognise(path, &file_name) {
             Ok((format, name)) => found.files.push(InputFile { path: path.clone(), name, format }),
             Err(extension) => {
-                let found = if extension.is_empty() { "no extension".to_owned() } else { format!("`{extension}`") };
+                let found =
+                    if extension.is_empty() { "no extension".to_owned() } else { format!("`{extension}`") };
                 return Err(InferError::Input { path: path.clone(), expected: EXTENSIONS, found });
             }
         }
@@ -147,7 +148,8 @@ fn recognise(path: &Path, file_name: &str) -> Result<(InputFormat, String), Stri
 }
 
 fn looks_like_pubtator(head: &str) -> bool {
-    let first = head.lines().map(|line| line.trim_start_matches('\u{feff}')).find(|line| !line.trim().is_empty());
+    let first =
+        head.lines().map(|line| line.trim_start_matches('\u{feff}')).find(|line| !line.trim().is_empty());
     first.is_some_and(|line| {
         let mut parts = line.splitn(3, '|');
         parts.next().is_some_and(|id| !id.is_empty() && !id.contains(char::is_whitespace))
@@ -163,7 +165,11 @@ fn opening(path: &Path, source: std::io::Error) -> InferError {
 fn open(path: &Path) -> Result<Box<dyn BufRead + Send>, InferError> {
     let file = File::open(path).map_err(|error| opening(path, error))?;
     let compressed = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gz"));
-    Ok(if compressed { Box::new(BufReader::new(MultiGzDecoder::new(file))) } else { Box::new(BufReader::new(file)) })
+    Ok(if compressed {
+        Box::new(BufReader::new(MultiGzDecoder::new(file)))
+    } else {
+        Box::new(BufReader::new(file))
+    })
 }
 
 fn reading(path: &Path, source: std::io::Error) -> InferError {
@@ -249,13 +255,16 @@ fn documents(
     if file.format == InputFormat::Text {
         let mut bytes = Vec::new();
         open(path)?.take(LARGEST_TEXT + 1).read_to_end(&mut bytes).map_err(|error| reading(path, error))?;
-        let wrong = |expected, found: &str| {
-            InferError::Input { path: path.clone(), expected, found: found.to_owned() }
+        let wrong = |expected, found: &str| InferError::Input {
+            path: path.clone(),
+            expected,
+            found: found.to_owned(),
         };
         if bytes.len() as u64 > LARGEST_TEXT {
             return Err(wrong("a text of at most 256 MiB", "a larger one"));
         }
-        let text = decode_text(&bytes).ok_or_else(|| wrong("text in UTF-8 or GB18030", "bytes of neither"))?;
+        let text =
+            decode_text(&bytes).ok_or_else(|| wrong("text in UTF-8 or GB18030", "bytes of neither"))?;
         return Ok(Box::new(std::iter::once(Ok(plain(&text)))));
     }
     let input = input(path)?;
@@ -268,10 +277,12 @@ fn documents(
                 Err(error) => Some(Err(error.into())),
             }))
         }
-        InputFormat::Pubtator => {
-            Box::new(pubtator::read(input, &pubtator::Options::default()).map(|document| Ok(located(document?))))
-        }
-        _ => Box::new(bioc_xml::read(input, &bioc_xml::Options::default()).map(|document| Ok(located(document?)))),
+        InputFormat::Pubtator => Box::new(
+            pubtator::read(input, &pubtator::Options::default()).map(|document| Ok(located(document?))),
+        ),
+        _ => Box::new(
+            bioc_xml::read(input, &bioc_xml::Options::default()).map(|document| Ok(located(document?))),
+        ),
     })
 }
 

@@ -26,10 +26,13 @@ mod tests {
 
     #[test]
     fn the_share_of_han_characters_decides() {
-        for text in ["患者头痛三天。", "EGFR-TKI（gefitinib）治疗非小细胞肺癌", "行MRI检查", "\u{20000}"] {
+        for text in ["患者头痛三天。", "EGFR-TKI（gefitinib）治疗非小细胞肺癌", "行MRI检查", "\u{20000}"]
+        {
             assert_eq!(language_of(text), Language::Zh, "{text}");
         }
-        for text in ["", "120/80", "Shuanghuanglian (双黄连) is given orally to patients with fever.", "α-синуклеин"] {
+        for text in
+            ["", "120/80", "Shuanghuanglian (双黄连) is given orally to patients with fever.", "α-синуклеин"]
+        {
             assert_eq!(language_of(text), Language::En, "{text}");
         }
     }

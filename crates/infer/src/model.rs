@@ -154,7 +154,8 @@ impl ReplyModel {
         options.sampling.check()?;
         let too_long = Reply { text: String::new(), finish: Finish::TooLong, tokens: 0 };
         let mut replies = vec![too_long; prompts.len()];
-        let (mut requests, mut asked) = (Vec::with_capacity(prompts.len()), Vec::with_capacity(prompts.len()));
+        let (mut requests, mut asked) =
+            (Vec::with_capacity(prompts.len()), Vec::with_capacity(prompts.len()));
         for (at, messages) in prompts.iter().enumerate() {
             let prompt = self.prompt_ids(messages)?;
             if prompt.len() < self.positions() {
@@ -212,18 +213,18 @@ impl ReplyModel {
         options: &ReplyOptions,
         on_piece: &mut dyn FnMut(&str) -> bool,
     ) -> Result<Reply, InferError> {
-        let request =
-            Request { prompt, max_new_tokens: options.max_new_tokens, sampling: options.sampling };
+        let request = Request { prompt, max_new_tokens: options.max_new_tokens, sampling: options.sampling };
         let mut stream = self.tokenizer.decode_stream_without_special();
         let mut pieces = Pieces { format: &self.format, text: String::new(), begun: false };
         let batch = BatchOptions { stop_ids: self.format.stop_ids(), batch: 1 };
-        let generations = self.generator.run(&self.decoder, &[request], batch, &mut |_, event| match event {
-            Event::Token(id) => match stream.push(id) {
-                Some(piece) => pieces.push(&piece, on_piece),
-                None => true,
-            },
-            Event::Finished(_) => true,
-        })?;
+        let generations =
+            self.generator.run(&self.decoder, &[request], batch, &mut |_, event| match event {
+                Event::Token(id) => match stream.push(id) {
+                    Some(piece) => pieces.push(&piece, on_piece),
+                    None => true,
+                },
+                Event::Finished(_) => true,
+            })?;
         let generation = generations.into_iter().next().expect("one request has one answer");
         // Who asked to stop is not told more, and half a character is nothing to keep.
         if generation.finish != Finish::Cancelled {
@@ -295,13 +296,23 @@ mod tests {
 
     #[test]
     fn what_a_format_puts_before_a_reply_is_not_shown() {
-        let specials = ["<|endoftext|>", "<|user|>", "<|observation|>", "<|assistant|>", "<|system|>", "[gMASK]", "<sop>"];
+        let specials = [
+            "<|endoftext|>",
+            "<|user|>",
+            "<|observation|>",
+            "<|assistant|>",
+            "<|system|>",
+            "[gMASK]",
+            "<sop>",
+        ];
         let options = TrainerOptions {
             vocab_size: 270,
             special_tokens: specials.map(str::to_owned).to_vec(),
             ..TrainerOptions::default()
         };
-        let trained = Trainer::new(options).unwrap().finish(&mut |_| {}).unwrap();
+        let mut trainer = Trainer::new(options).unwrap();
+        trainer.add("aaa", 10.0).unwrap();
+        let trained = trainer.finish(&mut |_| {}).unwrap();
         let glm = ChatFormat::by_name("glm4", trained.tokenizer()).unwrap();
         let plain = ChatFormat::by_name("taiyi1", trained.tokenizer()).unwrap();
         for (format, pieces, expected) in [

@@ -27,13 +27,16 @@ pub struct Sampling {
 
 impl Sampling {
     /// The likeliest token each time.
-    pub const GREEDY: Self = Self { temperature: 0.0, top_p: 1.0, top_k: 0, repetition_penalty: 1.0, seed: 0 };
+    pub const GREEDY: Self =
+        Self { temperature: 0.0, top_p: 1.0, top_k: 0, repetition_penalty: 1.0, seed: 0 };
 
     /// As published for Taiyi 1.
-    pub const TAIYI1: Self = Self { temperature: 0.3, top_p: 0.9, top_k: 0, repetition_penalty: 1.0, seed: 0 };
+    pub const TAIYI1: Self =
+        Self { temperature: 0.3, top_p: 0.9, top_k: 0, repetition_penalty: 1.0, seed: 0 };
 
     /// As published for Taiyi 2.
-    pub const TAIYI2: Self = Self { temperature: 0.3, top_p: 0.7, top_k: 20, repetition_penalty: 1.05, seed: 0 };
+    pub const TAIYI2: Self =
+        Self { temperature: 0.3, top_p: 0.7, top_k: 20, repetition_penalty: 1.05, seed: 0 };
 
     /// Checks the ranges.
     ///
@@ -112,7 +115,8 @@ impl Sampler {
         let Sampling { temperature, top_p, top_k, .. } = self.sampling;
         self.order.clear();
         self.order.extend((0..logits.len() as u32).filter(|&id| !logits[id as usize].is_nan()));
-        let likelier = |a: &u32, b: &u32| logits[*b as usize].total_cmp(&logits[*a as usize]).then_with(|| a.cmp(b));
+        let likelier =
+            |a: &u32, b: &u32| logits[*b as usize].total_cmp(&logits[*a as usize]).then_with(|| a.cmp(b));
         if top_k > 0 && top_k < self.order.len() {
             self.order.select_nth_unstable_by(top_k - 1, likelier);
             self.order.truncate(top_k);
@@ -122,7 +126,9 @@ impl Sampler {
         let highest = f64::from(logits[first as usize]);
         self.weights.clear();
         self.weights.extend(
-            self.order.iter().map(|&id| ((f64::from(logits[id as usize]) - highest) / f64::from(temperature)).exp()),
+            self.order
+                .iter()
+                .map(|&id| ((f64::from(logits[id as usize]) - highest) / f64::from(temperature)).exp()),
         );
         let total: f64 = self.weights.iter().sum();
         // The token that reaches top_p is kept, so one always is.

@@ -125,7 +125,10 @@ pub(super) fn place(plan: Plan, replies: &[Reply], options: &ExtractOptions) -> 
 fn pair(entities: &[Entity], piece: CharSpan, triple: &Triple) -> Option<(usize, usize)> {
     let mentions = |string: &str| -> Vec<(usize, CharSpan)> {
         let inside = |span: &CharSpan| piece.start <= span.start && span.end <= piece.end;
-        let places = entities.iter().enumerate().filter_map(|(at, entity)| Some((at, entity, *entity.offsets.first()?)));
+        let places = entities
+            .iter()
+            .enumerate()
+            .filter_map(|(at, entity)| Some((at, entity, *entity.offsets.first()?)));
         let here: Vec<_> = places.filter(|(.., span)| inside(span)).collect();
         let called = |same: &dyn Fn(&str) -> bool| -> Vec<(usize, CharSpan)> {
             let named = here.iter().filter(|(_, entity, _)| entity.text.iter().any(|text| same(text)));
@@ -136,7 +139,8 @@ fn pair(entities: &[Entity], piece: CharSpan, triple: &Triple) -> Option<(usize,
         if exact.is_empty() { called(&|text| text.eq_ignore_ascii_case(string)) } else { exact }
     };
     let (heads, tails) = (mentions(&triple.head), mentions(&triple.tail));
-    let distance = |a: CharSpan, b: CharSpan| b.start.saturating_sub(a.end).max(a.start.saturating_sub(b.end));
+    let distance =
+        |a: CharSpan, b: CharSpan| b.start.saturating_sub(a.end).max(a.start.saturating_sub(b.end));
     let pairs = heads.iter().flat_map(|head| tails.iter().map(move |tail| (head, tail)));
     pairs
         .filter(|(head, tail)| head.0 != tail.0)

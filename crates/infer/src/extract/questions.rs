@@ -59,7 +59,8 @@ impl Plan {
                 continue;
             }
             let word = |text: &str| -> Vec<(Question, String)> {
-                let question = |names: &Vec<String>| ask(format, text, names, options.one_at_a_time, language);
+                let question =
+                    |names: &Vec<String>| ask(format, text, names, options.one_at_a_time, language);
                 let worded = |question: Question| {
                     let prompt = templates.of(&question).fill(&question, options.wording);
                     (question, prompt)
@@ -164,7 +165,9 @@ fn halves(text: &str, span: CharSpan) -> Option<Vec<(CharSpan, String)>> {
         before.is_whitespace() || matches!(before, ',' | ';' | '，' | '；' | '、' | '：')
     };
     let middle = length / 2;
-    let near = (0..=length / 4).flat_map(|away| [middle - away, middle + away]).filter(|at| (1..length).contains(at));
+    let near = (0..=length / 4)
+        .flat_map(|away| [middle - away, middle + away])
+        .filter(|at| (1..length).contains(at));
     let cut = near.into_iter().find(parting).unwrap_or(middle);
     let part = |from: usize, to: usize| {
         (shifted(CharSpan::new(from, to)), characters[from..to].iter().collect::<String>())

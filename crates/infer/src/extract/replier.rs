@@ -3,7 +3,7 @@
 use taiyi_model::chat::Message;
 
 use crate::error::InferError;
-use crate::model::{Reply, ReplyModel, ReplyOptions};
+use crate::model::{Reply, ReplyModel, ReplyOptions, ReplyProgress};
 
 /// Whatever answers prompts: a model, an endpoint, a script.
 pub trait Replier {
@@ -26,18 +26,26 @@ pub struct ModelReplier<'a> {
     model: &'a mut ReplyModel,
     options: ReplyOptions,
     system: Option<String>,
+    progress: Box<dyn FnMut(ReplyProgress) + 'a>,
 }
 
 impl<'a> ModelReplier<'a> {
     /// A replier with these options.
     pub fn new(model: &'a mut ReplyModel, options: ReplyOptions) -> Self {
-        Self { model, options, system: None }
+        Self { model, options, system: None, progress: Box::new(|_| {}) }
     }
 
     /// Opens each conversation with a system message.
     #[must_use]
     pub fn with_system(mut self, system: Option<String>) -> Self {
         self.system = system;
+        self
+    }
+
+    /// Is told after each reply how far the prompts that were given together are.
+    #[must_use]
+    pub fn with_progress(mut self, progress: impl FnMut(ReplyProgress) + 'a) -> Self {
+        self.progress = Box::new(progress);
         self
     }
 
@@ -49,7 +57,7 @@ impl<'a> ModelReplier<'a> {
 impl Replier for ModelReplier<'_> {
     fn reply(&mut self, prompts: &[String]) -> Result<Vec<Reply>, InferError> {
         let prompts: Vec<Vec<Message>> = prompts.iter().map(|prompt| self.messages(prompt)).collect();
-        self.model.reply_all(&prompts, &self.options, &mut |_| {})
+        self.model.reply_all(&prompts, &self.options, &mut self.progress)
     }
 
     fn fits(&self, prompt: &str) -> Result<bool, InferError> {

@@ -17,7 +17,10 @@ fn presets_are_as_published() {
     assert_eq!((sampling.top_p, sampling.temperature, sampling.repetition_penalty), (0.9, 0.3, 1.0));
     assert_eq!(max_new_tokens, 500);
     let second = ChatOptions::taiyi2().sampling;
-    assert_eq!((second.top_p, second.top_k, second.temperature, second.repetition_penalty), (0.7, 20, 0.3, 1.05));
+    assert_eq!(
+        (second.top_p, second.top_k, second.temperature, second.repetition_penalty),
+        (0.7, 20, 0.3, 1.05)
+    );
 }
 
 #[test]
@@ -78,7 +81,10 @@ fn a_small_model_is_shown_less_and_other_formats_lose_whole_turns() {
         session.say(&mut chatml, &format!("turn {at}"), &mut |_| true).unwrap();
     }
     let shown = chatml.tokenizer().decode(&session.prompt(&chatml).unwrap());
-    assert!(shown.contains("You help.") && shown.contains("turn 11") && !shown.contains("turn 0<"), "{shown}");
+    assert!(
+        shown.contains("You help.") && shown.contains("turn 11") && !shown.contains("turn 0<"),
+        "{shown}"
+    );
     assert!(session.prompt(&chatml).unwrap().len() <= 160);
     assert_eq!(session.messages()[0].role, Role::System);
     session.clear();

@@ -88,7 +88,10 @@ fn found(extracted: &Extracted) -> Vec<(String, usize, usize, String)> {
 #[test]
 fn all_types_at_once_in_the_language_of_the_text() {
     let document = passages(&["患者胃癌术后。", "予顺铂，胃痛缓解。胃癌复发。"], Language::Zh);
-    let options = ExtractOptions { entities: types(&["disease", "药物"]), unit: Unit::Sentence, ..Default::default() };
+    let options =
+        ExtractOptions {
+            entities: types(&["disease", "药物"]), unit: Unit::Sentence, ..Default::default()
+        };
     let mut script = Script::new(|prompt| {
         assert!(prompt.contains("类型：疾病，药物\n"), "{prompt}");
         match () {
@@ -123,7 +126,11 @@ fn all_types_at_once_in_the_language_of_the_text() {
 fn one_type_at_a_time_and_replies_that_cannot_be_read() {
     let text = "Aspirin helps against fever and ASPIRIN is cheap.";
     let document = passages(&[text], Language::En);
-    let options = ExtractOptions { entities: types(&["Chemical", "disease"]), one_at_a_time: true, ..Default::default() };
+    let options = ExtractOptions {
+        entities: types(&["Chemical", "disease"]),
+        one_at_a_time: true,
+        ..Default::default()
+    };
     let mut script = Script::new(|prompt| {
         if prompt.contains("chemical") { "chemical: aspirin".into() } else { "This is a nice: text.".into() }
     });
@@ -185,7 +192,8 @@ fn relations_alone_make_their_arguments_entities() {
 fn pieces_are_as_small_as_the_model_needs() {
     let text = "First sentence names fever. Second sentence names cough, and goes on without a stop for long";
     let document = passages(&[text], Language::En);
-    let options = ExtractOptions { entities: types(&["symptom"]), unit: Unit::Document, ..Default::default() };
+    let options =
+        ExtractOptions { entities: types(&["symptom"]), unit: Unit::Document, ..Default::default() };
     let mut script = Script::new(|prompt| {
         let known = ["fever", "cough", "long"].into_iter().filter(|word| prompt.contains(word));
         format!("symptom: {}", known.collect::<Vec<_>>().join("; "))
@@ -276,12 +284,20 @@ fn documents_come_out_in_order_and_bad_inputs_in_their_place() {
 #[test]
 fn a_babbling_model_extracts_without_harm() {
     let mut model = model("taiyi1", 300, 1);
-    let options = ExtractOptions { entities: types(&["disease", "drug"]), unit: Unit::Window(40), ..Default::default() };
+    let options = ExtractOptions {
+        entities: types(&["disease", "drug"]),
+        unit: Unit::Window(40),
+        ..Default::default()
+    };
     let document = passages(&["头痛三天，予阿司匹林。", &"The patient had fever. ".repeat(20)], Language::Zh);
     let reply = ReplyOptions { max_new_tokens: 30, ..ReplyOptions::default() };
-    let mut replier = ModelReplier::new(&mut model, reply).with_system(Some("s".into()));
+    let mut last = (0, 0);
+    let replier = ModelReplier::new(&mut model, reply).with_system(Some("s".into()));
+    let mut replier = replier.with_progress(|at| last = (at.done, at.total));
     let extracted = run(&document, &options, &mut replier);
+    drop(replier);
     let report = &extracted.report;
+    assert_eq!(last, (report.questions, report.questions));
     assert!(report.questions > 5 && report.too_long == 0, "{report:?}");
     assert!(report.unparsable.len() + report.cut_off > 0, "{report:?}");
 }
@@ -321,7 +337,11 @@ fn files_go_through_the_whole_line() {
         let place: Vec<usize> = columns[1].split(' ').skip(1).map(|number| number.parse().unwrap()).collect();
         assert_eq!(characters[place[0]..place[1]].iter().collect::<String>(), columns[2]);
     }
-    assert!(std::fs::read_to_string(brat.join("annotation.conf")).unwrap().starts_with("[entities]\ndrug\nsymptom\n"));
+    assert!(
+        std::fs::read_to_string(brat.join("annotation.conf"))
+            .unwrap()
+            .starts_with("[entities]\ndrug\nsymptom\n")
+    );
 
     let pubtator = folder.path().join("out.pubtator");
     let written = write_documents(&pubtator, DocumentFormat::Pubtator, &done).unwrap();
@@ -343,8 +363,12 @@ fn read_back(path: &Path) -> Vec<Document> {
 
 /// Replies made of what replies are made of.
 fn reply() -> impl Strategy<Value = String> {
-    let pieces = ["疾病", "drug", "treats", "：", ": ", "; ", "；", "[", "]", ", ", "\n", "\\", "fever", "胃癌", "胃", " ", "None"];
-    let piece = prop_oneof![4 => prop::sample::select(pieces.to_vec()).prop_map(str::to_owned), 1 => "\\PC{0,4}"];
+    let pieces = [
+        "疾病", "drug", "treats", "：", ": ", "; ", "；", "[", "]", ", ", "\n", "\\", "fever", "胃癌", "胃",
+        " ", "None",
+    ];
+    let piece =
+        prop_oneof![4 => prop::sample::select(pieces.to_vec()).prop_map(str::to_owned), 1 => "\\PC{0,4}"];
     prop::collection::vec(piece, 0..14).prop_map(|pieces| pieces.concat())
 }
 

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use flate2::write::GzEncoder;
 use taiyi_corpus::schema::{Content, Document, Language};
 use taiyi_corpus::writers::{DocumentFormat, write_documents};
-use taiyi_infer::input::{self, InputFormat};
 use taiyi_infer::InferError;
+use taiyi_infer::input::{self, InputFormat};
 
 fn write(folder: &Path, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
     let path = folder.join(name);
@@ -64,7 +64,8 @@ fn a_folder_is_read_in_order_and_what_is_left_out_is_counted() {
             ("e", InputFormat::Pubtator),
         ]
     );
-    let unsupported: Vec<(&str, usize)> = found.unsupported.iter().map(|(name, count)| (&**name, *count)).collect();
+    let unsupported: Vec<(&str, usize)> =
+        found.unsupported.iter().map(|(name, count)| (&**name, *count)).collect();
     assert_eq!(unsupported, [("", 1), (".pdf", 2), (".xml that is no BioC", 1)]);
     assert_eq!(found.unsupported_count(), 4);
     let documents: Vec<Document> = input::read(found.files).map(Result::unwrap).collect();
@@ -116,7 +117,11 @@ fn our_own_documents_are_taken_as_they_are() {
 #[test]
 fn a_bad_record_is_one_error_and_the_rest_goes_on() {
     let folder = tempfile::tempdir().unwrap();
-    let path = write(folder.path(), "a.jsonl", "{\"text\": \"a\"}\n{\"txt\": 1}\nnot json\n{\"schema\": \"IE\"}\n{\"text\": \"b\"}\n");
+    let path = write(
+        folder.path(),
+        "a.jsonl",
+        "{\"text\": \"a\"}\n{\"txt\": 1}\nnot json\n{\"schema\": \"IE\"}\n{\"text\": \"b\"}\n",
+    );
     let documents = read(&path);
     assert_eq!(documents.len(), 5);
     for (at, part) in [(1, "a.jsonl:2: expected {\"text\": \"…\"}"), (2, ":3: "), (3, ":4: ")] {
@@ -131,7 +136,7 @@ fn a_bad_record_is_one_error_and_the_rest_goes_on() {
     write(folder.path(), "d.txt", "last");
     let documents: Vec<_> = input::read(input::find(&[folder.path().to_owned()]).unwrap().files).collect();
     assert_eq!(documents.len(), 8);
-    for (at, part) in [(5, "b.xml:1: expected the end of the collection"), (6, "c.txt.gz:0: expected more data")] {
+    for (at, part) in [(5, "b.xml:1: expected well-formed XML"), (6, "c.txt.gz:0: expected more data")] {
         let message = documents[at].as_ref().unwrap_err().to_string();
         assert!(message.contains(part), "{message}");
     }
@@ -145,7 +150,10 @@ fn paths_that_cannot_be_read_are_one_clear_line() {
     assert!(error.contains("none: expected a readable file"), "{error}");
     let pdf = write(folder.path(), "a.pdf", "%PDF");
     let error = input::find(&[pdf]).unwrap_err().to_string();
-    assert!(error.contains("a.pdf: expected a folder, or a .txt, .jsonl") && error.ends_with("found `.pdf`"), "{error}");
+    assert!(
+        error.contains("a.pdf: expected a folder, or a .txt, .jsonl") && error.ends_with("found `.pdf`"),
+        "{error}"
+    );
     let bare = write(folder.path(), "bare", "?");
     assert!(input::find(&[bare]).unwrap_err().to_string().ends_with("found no extension"));
 }

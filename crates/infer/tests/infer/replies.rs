@@ -105,7 +105,8 @@ fn a_saved_model_replies_as_it_did_and_an_adapter_changes_it() {
         parameter.data.iter_mut().enumerate().for_each(|(at, value)| *value += (at % 7) as f32 * 0.1 - 0.3);
     }
     adapted.save_adapter(&adapter, "base").unwrap();
-    let with = LoadOptions { adapter: Some(adapter.clone()), chat_format: Some("chatml".into()), ..f32.clone() };
+    let with =
+        LoadOptions { adapter: Some(adapter.clone()), chat_format: Some("chatml".into()), ..f32.clone() };
     let mut with = ReplyModel::load(&base, &with).unwrap();
     assert_eq!(with.format().name(), "chatml");
     let format = ChatFormat::by_name("chatml", trained.tokenizer()).unwrap();
