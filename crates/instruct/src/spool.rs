@@ -31,6 +31,9 @@ impl Spool {
         name.push(out.file_name().unwrap_or_default());
         name.push(format!(".{}.spool.tmp", std::process::id()));
         let path = out.with_file_name(name);
+        if let Some(folder) = out.parent() {
+            std::fs::create_dir_all(folder).map_err(Error::io(folder, "create"))?;
+        }
         let mut options = File::options();
         let file = options.read(true).write(true).create(true).truncate(true).open(&path);
         let file = file.map_err(Error::io(&path, "create"))?;
