@@ -157,3 +157,24 @@ fn paths_that_cannot_be_read_are_one_clear_line() {
     let bare = write(folder.path(), "bare", "?");
     assert!(input::find(&[bare]).unwrap_err().to_string().ends_with("found no extension"));
 }
+
+#[test]
+fn a_real_corpus_is_written_and_reads_back_equal() {
+    let source = "../../../shared/data/bc5cdr/CDR_TestSet.PubTator.txt.gz";
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(source);
+    if !source.exists() {
+        eprintln!("skipped: no BC5CDR beside the repository");
+        return;
+    }
+    let documents: Vec<Document> = read(&source).into_iter().map(Result::unwrap).collect();
+    assert_eq!(documents.len(), 500);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("again.pubtator");
+    let written = write_documents(&path, DocumentFormat::Pubtator, &documents).unwrap();
+    assert!(written.documents == 500 && written.losses.is_none(), "{written:?}");
+    let again: Vec<Document> = read(&path).into_iter().map(Result::unwrap).collect();
+    assert_eq!(again, documents);
+    let brat = write_documents(&folder.path().join("brat"), DocumentFormat::Brat, &documents[..20]).unwrap();
+    // BC5CDR does not name the terminology of its ids, which BRAT asks for.
+    assert_eq!((brat.losses.unplaced, brat.losses.renamed, brat.losses.characters), (0, 0, 0));
+}
