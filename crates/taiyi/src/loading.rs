@@ -105,9 +105,10 @@ impl ModelArguments {
 
 /// Says early, and in one line, that a folder is none.
 pub(crate) fn check_folders(model: &Path, adapter: Option<&Path>) -> Result<(), Failure> {
-    for (folder, what, file) in
-        [(Some(model), "a model folder", "config.json"), (adapter, "an adapter folder", "adapter_config.json")]
-    {
+    for (folder, what, file) in [
+        (Some(model), "a model folder", "config.json"),
+        (adapter, "an adapter folder", "adapter_config.json"),
+    ] {
         let Some(folder) = folder else { continue };
         if !folder.join(file).is_file() {
             let found = match (folder.is_dir(), folder.exists()) {
@@ -135,7 +136,8 @@ pub(crate) fn inference_plan(
 ) -> Result<Option<Plan>, Failure> {
     // In floating point, because the products of a damaged configuration overflow.
     let [d, f, v, layers] =
-        [config.hidden_size, config.intermediate_size, config.vocab_size, config.num_hidden_layers].map(|n| n as f64);
+        [config.hidden_size, config.intermediate_size, config.vocab_size, config.num_hidden_layers]
+            .map(|n| n as f64);
     let heads = (config.query_size() + config.key_size()) as f64;
     if layers * (2.0 * d * heads + 3.0 * d * f) + 2.0 * v * d > MOST_WEIGHTS || layers > 1e4 {
         return Ok(None);
@@ -202,7 +204,8 @@ fn named(folder: &Path) -> Result<String, Failure> {
         .filter_map(|entry| Some(entry.ok()?.path()))
         .filter(|path| {
             let ending = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
-            path.is_file() && matches!(ending, "json" | "safetensors" | "bin" | "tiktoken" | "model" | "jinja")
+            path.is_file()
+                && matches!(ending, "json" | "safetensors" | "bin" | "tiktoken" | "model" | "jinja")
         })
         .collect();
     files.sort();
@@ -215,7 +218,8 @@ fn named(folder: &Path) -> Result<String, Failure> {
         let mut bytes = Vec::new();
         file.by_ref().take(SAMPLED).read_to_end(&mut bytes).map_err(failed(&path))?;
         if length > 2 * SAMPLED {
-            std::io::Seek::seek(&mut file, std::io::SeekFrom::End(-(SAMPLED as i64))).map_err(failed(&path))?;
+            std::io::Seek::seek(&mut file, std::io::SeekFrom::End(-(SAMPLED as i64)))
+                .map_err(failed(&path))?;
         }
         file.take(SAMPLED).read_to_end(&mut bytes).map_err(failed(&path))?;
         hash.update(&bytes);

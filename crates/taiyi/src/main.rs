@@ -25,10 +25,10 @@ use failure::Outcome;
 #[command(version, arg_required_else_help = true)]
 struct Arguments {
     /// What libraries report on stderr: error, warn, info, debug or trace.
-    #[arg(long, global = true, default_value = "warn", value_name = "LEVEL")]
+    #[arg(long, global = true, default_value = "warn", value_name = "LEVEL", display_order = 900)]
     log: String,
     /// Threads to compute with (default: all cores).
-    #[arg(long, global = true, value_name = "N")]
+    #[arg(long, global = true, value_name = "N", display_order = 901)]
     threads: Option<usize>,
     #[command(subcommand)]
     command: commands::Command,

@@ -50,7 +50,8 @@ impl taiyi_eval::Replier for LocalReplier<'_> {
     fn reply(&mut self, prompts: &[Prompt]) -> Result<Vec<taiyi_eval::Reply>, ReplyError> {
         let messages = prompts.iter().map(|prompt| self.messages(prompt.text)).collect();
         let replies = self.replies(messages).map_err(ReplyError::of)?;
-        let reply = |reply: Reply| taiyi_eval::Reply { cut_off: reply.finish == Finish::Length, text: reply.text };
+        let reply =
+            |reply: Reply| taiyi_eval::Reply { cut_off: reply.finish == Finish::Length, text: reply.text };
         Ok(replies.into_iter().map(reply).collect())
     }
 

@@ -79,7 +79,8 @@ pub(super) fn assemble(
             Ok(Linear { weight: w, bias, adapter: None })
         };
     let embedding = source.tensor(weight(names.embedding), Role::Table, &[v, d])?;
-    let mut blocks = Vec::with_capacity(config.num_hidden_layers);
+    // Not reserved: a damaged configuration may count more blocks than memory holds; the first missing tensor tells.
+    let mut blocks = Vec::new();
     for i in 0..config.num_hidden_layers {
         let name = |n: &str| of_layer(n, i);
         let bias = config.qkv_bias;

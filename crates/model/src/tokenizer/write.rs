@@ -126,8 +126,12 @@ impl TrainedTokenizer {
         {
             let path = dir.join(name);
             let partial = dir.join(format!("{name}.partial"));
-            std::fs::write(&partial, text).map_err(|e| TokenizerError::io(&partial, e))?;
-            std::fs::rename(&partial, &path).map_err(|e| TokenizerError::io(&path, e))?;
+            let written = std::fs::write(&partial, text).and_then(|()| std::fs::rename(&partial, &path));
+            written.map_err(|error| {
+                // The first error is the one to tell; what is not whole must not stay.
+                let _ = std::fs::remove_file(&partial);
+                TokenizerError::io(&path, error)
+            })?;
         }
         Ok(())
     }

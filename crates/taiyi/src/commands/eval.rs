@@ -159,7 +159,8 @@ fn ask(arguments: &RunArguments) -> CommandResult {
         .map_err(|error| Failure::new(format!("{}: cannot be created: {error}", arguments.out.display())))?;
     let (mut answerer, shown, label) = match &arguments.endpoint {
         Some(url) => {
-            let endpoint = Endpoint::connect(url, arguments.endpoint_model.as_deref(), arguments.max_new_tokens)?;
+            let endpoint =
+                Endpoint::connect(url, arguments.endpoint_model.as_deref(), arguments.max_new_tokens)?;
             let name = endpoint.model().to_owned();
             (Answerer::Endpoint(endpoint), format!("{name} at {url}"), format!("{name} at {url}"))
         }
@@ -206,12 +207,20 @@ fn chosen(ids: &[String], source: &Path) -> Result<(Vec<Benchmark>, bool), Failu
     }
     let (there, absent): (Vec<_>, Vec<_>) =
         Benchmark::all()?.into_iter().partition(|benchmark| source.join(&benchmark.dataset).is_dir());
-    for benchmark in &absent {
-        terminal::note(&format!("{}: left out: {} has no folder {}", benchmark.id, source.display(), benchmark.dataset));
-    }
     if there.is_empty() {
-        return Err(Failure::new(format!("{}: expected folders named after datasets, found none", source.display()))
-            .hint("`taiyi eval list` names the benchmarks and their datasets"));
+        return Err(Failure::new(format!(
+            "{}: expected folders named after datasets, found none",
+            source.display()
+        ))
+        .hint("`taiyi eval list` names the benchmarks and their datasets"));
+    }
+    for benchmark in &absent {
+        terminal::note(&format!(
+            "{}: left out: {} has no folder {}",
+            benchmark.id,
+            source.display(),
+            benchmark.dataset
+        ));
     }
     Ok((there, !absent.is_empty()))
 }

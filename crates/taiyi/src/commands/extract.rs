@@ -234,7 +234,8 @@ impl Summary {
         let by_name = |counts: &BTreeMap<String, usize>| match counts.is_empty() {
             true => String::new(),
             false => {
-                let parts: Vec<String> = counts.iter().map(|(name, count)| format!("{name} {count}")).collect();
+                let parts: Vec<String> =
+                    counts.iter().map(|(name, count)| format!("{name} {count}")).collect();
                 format!(" ({})", parts.join(", "))
             }
         };
@@ -249,7 +250,13 @@ impl Summary {
         terminal::note(&format!(
             "{} questions: {} replies unparsable, {} cut off; {} strings unfound in the text, {} not asked for, {} relations \
              unplaced; {} pieces too long",
-            self.questions, self.unparsable, self.cut_off, self.unfound, self.not_asked, self.unplaced, self.too_long,
+            self.questions,
+            self.unparsable,
+            self.cut_off,
+            self.unfound,
+            self.not_asked,
+            self.unplaced,
+            self.too_long,
         ));
         let unsupported: usize = self.unsupported.values().sum();
         if self.skipped + self.unreadable + unsupported > 0 {
@@ -275,7 +282,10 @@ mod tests {
             .iter()
             .map(|name| [name.source.as_str(), name.en.as_str(), name.zh.as_str()])
             .collect();
-        assert_eq!(found, [["disease", "disease", "疾病"], ["sign", "sign", "体征"], ["Drug", "drug", "药物"]]);
+        assert_eq!(
+            found,
+            [["disease", "disease", "疾病"], ["sign", "sign", "体征"], ["Drug", "drug", "药物"]]
+        );
     }
 
     #[test]

@@ -175,6 +175,14 @@ fn read_ids(path: &Path) -> Result<Vec<Vec<u32>>, Failure> {
     Ok(tokens.input_ids)
 }
 
+/// Makes the folder that a file is going to be written into: better refused before the work than after it.
+fn make_parent(path: &Path) -> Result<(), Failure> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    folder
+        .map_or(Ok(()), std::fs::create_dir_all)
+        .map_err(|error| Failure::new(format!("{}: the folder cannot be made: {error}", path.display())))
+}
+
 fn logits(checkpoint: &Checkpoint, tokens: &Path, out: &Path) -> CommandResult {
     let sequences = read_ids(tokens)?;
     let config = checkpoint.check(&sequences, tokens, None)?;
@@ -191,28 +199,24 @@ fn logits(checkpoint: &Checkpoint, tokens: &Path, out: &Path) -> CommandResult {
         ))
         .hint("cut the sequence into shorter ones"));
     }
+    make_parent(out)?;
     let decoder = checkpoint.load()?;
     let progress = Progress::new("logits", sequences.len() as u64, "sequences");
     let state = RefCell::new((Workspace::default(), 0));
     let mut writer = SafetensorsWriter::default();
     for (at, ids) in sequences.iter().enumerate() {
         let (state, decoder, progress) = (&state, &decoder, &progress);
-        writer.add(
-            format!("logits_{at}"),
-            ElementType::F32,
-            &[ids.len(), config.vocab_size],
-            move || {
-                let (workspace, done) = &mut *state.borrow_mut();
-                let mut cache = KvCache::new(decoder.config(), ids.len());
-                let logits = decoder
-                    .forward(&mut [(ids.as_slice(), &mut cache)], Logits::All, workspace)
-                    .expect("ids were checked against the vocabulary, and the cache is this model's")
-                    .to_vec();
-                *done += 1;
-                progress.set(*done, "");
-                logits
-            },
-        );
+        writer.add(format!("logits_{at}"), ElementType::F32, &[ids.len(), config.vocab_size], move || {
+            let (workspace, done) = &mut *state.borrow_mut();
+            let mut cache = KvCache::new(decoder.config(), ids.len());
+            let logits = decoder
+                .forward(&mut [(ids.as_slice(), &mut cache)], Logits::All, workspace)
+                .expect("ids were checked against the vocabulary, and the cache is this model's")
+                .to_vec();
+            *done += 1;
+            progress.set(*done, "");
+            logits
+        });
     }
     writer.write(out)?;
     progress.finish();
@@ -226,6 +230,7 @@ fn generate(checkpoint: &Checkpoint, tokens: &Path, max_new: usize, out: &Path) 
     }
     let sequences = read_ids(tokens)?;
     checkpoint.check(&sequences, tokens, Some(max_new))?;
+    make_parent(out)?;
     let decoder = checkpoint.load()?;
     let request = |prompt: Vec<u32>| Request { prompt, max_new_tokens: max_new, sampling: Sampling::GREEDY };
     let requests: Vec<Request> = sequences.into_iter().map(request).collect();
@@ -240,7 +245,8 @@ fn generate(checkpoint: &Checkpoint, tokens: &Path, max_new: usize, out: &Path) 
         true
     })?;
     progress.finish();
-    let generated = Generated { output_ids: generations.into_iter().map(|generation| generation.ids).collect() };
+    let generated =
+        Generated { output_ids: generations.into_iter().map(|generation| generation.ids).collect() };
     let json = serde_json::to_vec(&generated)?;
     write_atomically(out, |writer| {
         writer.write_all(&json)?;
@@ -263,14 +269,20 @@ fn travels_along(name: &str) -> bool {
         "chat_template.jinja",
         "chat_template.json",
     ];
-    NAMES.contains(&name) || name.ends_with(".tiktoken") || name.starts_with("LICENSE") || name.starts_with("NOTICE")
+    NAMES.contains(&name)
+        || name.ends_with(".tiktoken")
+        || name.starts_with("LICENSE")
+        || name.starts_with("NOTICE")
 }
 
 fn merge(model: &Path, adapter: &Path, out: &Path, dtype: Written) -> CommandResult {
     check_folders(model, Some(adapter))?;
     if out.exists() {
-        return Err(Failure::new(format!("{}: expected a folder that does not exist yet, found one", out.display()))
-            .hint("choose another --out, or remove it"));
+        return Err(Failure::new(format!(
+            "{}: expected a folder that does not exist yet, found one",
+            out.display()
+        ))
+        .hint("choose another --out, or remove it"));
     }
     let failed = |path: &Path, verb: &'static str| {
         let path = path.display().to_string();
@@ -283,6 +295,7 @@ fn merge(model: &Path, adapter: &Path, out: &Path, dtype: Written) -> CommandRes
     terminal::note("merging");
     decoder.merge();
 
+    make_parent(out)?;
     let name = out.file_name().ok_or_else(|| {
         Failure::new(format!("--out {}: expected the name of a folder to write", out.display()))
     })?;
@@ -372,7 +385,10 @@ fn info(model: &Path, json: bool) -> CommandResult {
     row("blocks", info.num_hidden_layers.to_string());
     row(
         "heads",
-        format!("{} of {} (keys and values {})", info.num_attention_heads, info.head_dim, info.num_key_value_heads),
+        format!(
+            "{} of {} (keys and values {})",
+            info.num_attention_heads, info.head_dim, info.num_key_value_heads
+        ),
     );
     row("positions", info.max_position_embeddings.to_string());
     row("head tied to embedding", if info.tie_word_embeddings { "yes" } else { "no" }.to_owned());

@@ -2,7 +2,9 @@
 
 use serde_json::{Value, json};
 
-use crate::place::{PAIRS, Place, RECIPE, Ran, config, conversations, tiny_adapter, tiny_model, tiny_tokenizer};
+use crate::place::{
+    PAIRS, Place, RECIPE, Ran, config, conversations, tiny_adapter, tiny_model, tiny_tokenizer,
+};
 
 /// A place with a model, tokens, training data and a recipe, all of them right.
 fn place() -> Place {
@@ -93,20 +95,24 @@ fn a_tokenizer_with_another_vocabulary_size() {
 fn adapters_of_another_model() {
     let place = place();
     tiny_adapter(&place.path("model"), &place.path("adapter"));
-    let with = |key: &str, value: Value| {
+    let with = |key: &str, value: Value, part: &str| {
         let mut config: Value = serde_json::from_str(&place.read("adapter/adapter_config.json")).unwrap();
         let old = std::mem::replace(&mut config[key], value);
         place.write("adapter/adapter_config.json", config.to_string());
-        refused(&place, &format!("{LOGITS} --adapter adapter"), &["adapter"]);
+        refused(&place, &format!("{LOGITS} --adapter adapter"), &[part]);
         config[key] = old;
         place.write("adapter/adapter_config.json", config.to_string());
     };
-    with("r", json!(8));
-    with("r", json!(1_000_000_000_000_u64));
-    with("target_modules", json!(["query_key_value"]));
-    with("target_modules", json!(["q_proj"]));
-    with("peft_type", json!("IA3"));
-    with("rank_pattern", json!({"q_proj": 2}));
+    with("r", json!(8), "expected shape [8, 32], found [4, 32]");
+    with("r", json!(1_000_000_000_000_u64), "`r`: expected an integer from 1 to 1048576");
+    with("target_modules", json!(["query_key_value"]), "found `query_key_value`");
+    with(
+        "target_modules",
+        json!(["q_proj"]),
+        "expected only tensors of the layers that `target_modules` names",
+    );
+    with("peft_type", json!("IA3"), "`peft_type`: expected \"LORA\", found \"IA3\"");
+    with("rank_pattern", json!({"q_proj": 2}), "`rank_pattern`: expected an empty object");
     place.taiyi(&format!("{LOGITS} --adapter adapter")).fine();
 }
 
@@ -129,7 +135,10 @@ fn gb18030_text_read_as_utf8() {
     place.write("tokens.json", quoted("{\"", "\": [[1]]}"));
     refused(&place, LOGITS, &["tokens.json"]);
 
-    place.write("source/kuake_qic/KUAKE-QIC_dev.json", quoted("[{\"id\": \"1\", \"query\": \"", "\", \"label\": \"x\"}]"));
+    place.write(
+        "source/kuake_qic/KUAKE-QIC_dev.json",
+        quoted("[{\"id\": \"1\", \"query\": \"", "\", \"label\": \"x\"}]"),
+    );
     let score = "eval score --benchmark kuake_qic_dev --predictions p.jsonl --source source --out out";
     refused(&place, score, &["KUAKE-QIC_dev.json", "0xBB"]);
     place.write("source/ncbi_disease/NCBItestset_corpus.txt", quoted("1|t|", "\n1|a|\n"));
@@ -168,8 +177,8 @@ fn offsets_past_the_end() {
 fn unknown_keys_of_recipes() {
     let place = place();
     place.write("recipe.toml", RECIPE.replace("lora_rank", "lora_rnak"));
-    refused(&place, TRAIN, &["recipe.toml:7: unknown key `lora_rnak`; did you mean `lora_rank`?"]);
-    place.write("mix.toml", "name = \"m\"\nsede = 7\n[[dataset]]\nid = \"kuake_qic\"\n");
+    refused(&place, TRAIN, &["recipe.toml:8: unknown key `lora_rnak`; did you mean `lora_rank`?"]);
+    place.write("mix.toml", "name = \"m\"\nversion = 1\nsede = 7\n[[dataset]]\nid = \"kuake_qic\"\nsplits = [\"train\"]\ntasks = [\"tc\"]\n");
     refused(&place, "instruct build --recipe mix.toml --source . --out out/m.jsonl", &["mix.toml", "sede"]);
     place.write("text.toml", "nmae = \"m\"\n");
     refused(&place, "corpus text --recipe text.toml --source . --out out", &["text.toml", "nmae"]);
@@ -180,7 +189,10 @@ fn unknown_keys_of_recipes() {
 #[test]
 fn a_recipe_that_cannot_fit_in_memory() {
     let place = place();
-    place.write("recipe.toml", RECIPE.replace("max_length = 256", "max_length = 400\ntokens_per_batch = 2000000000"));
+    place.write(
+        "recipe.toml",
+        RECIPE.replace("max_length = 256", "max_length = 400\ntokens_per_batch = 2000000000"),
+    );
     place.taiyi(TRAIN).refused(&["the run needs", "is available"]);
     let left = place.names("out");
     assert!(left.iter().all(|name| name != "checkpoints" && !name.contains("adapter")), "{left:?}");
@@ -224,7 +236,17 @@ fn empty_files() {
 #[test]
 fn huge_and_hostile_numbers() {
     let place = place();
-    for ids in ["[[4294967295]]", "[[4294967296]]", "[[1e300]]", "[[-1]]", "[[1.5]]", "[[null]]", "[1]", "{}", "[[18446744073709551616]]"] {
+    for ids in [
+        "[[4294967295]]",
+        "[[4294967296]]",
+        "[[1e300]]",
+        "[[-1]]",
+        "[[1.5]]",
+        "[[null]]",
+        "[1]",
+        "{}",
+        "[[18446744073709551616]]",
+    ] {
         place.write("tokens.json", format!("{{\"input_ids\": {ids}}}"));
         refused(&place, LOGITS, &["tokens.json", "expected"]);
         let generate = LOGITS.replace("logits", "generate").replace(".safetensors", ".json");
@@ -252,7 +274,6 @@ fn huge_and_hostile_numbers() {
         refused(&place, LOGITS, &["model"]);
         place.taiyi("chat --model model").refused(&[]);
     }
-    place.write("model/config.json", config(400).to_string().replace("67108864", ""));
 }
 
 #[test]
@@ -284,7 +305,10 @@ fn hostile_json() {
         header(&deep, 0),
         header(r#"{"a": {"dtype": "F32", "shape": [4611686018427387904, 8], "data_offsets": [0, 4]}}"#, 4),
         header(r#"{"a": {"dtype": "F32", "shape": [1], "data_offsets": [4, 0]}}"#, 4),
-        header(r#"{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}, "b": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}"#, 4),
+        header(
+            r#"{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}, "b": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}"#,
+            4,
+        ),
         header("[]", 0),
         header("{}", 0),
     ] {
@@ -295,7 +319,14 @@ fn hostile_json() {
     let score = "eval score --benchmark kuake_qic_dev --predictions p.jsonl --source source --out out";
     refused(&place, score, &["KUAKE-QIC_dev.json"]);
     place.write("source/kuake_qic/KUAKE-QIC_dev.json", r#"[{"id": "1", "query": "头痛", "label": "其他"}]"#);
-    for line in [&deep[..], "7", "{}", "{\"id\": \"2\", \"reply\": \"\"}", "{\"id\": \"1\"}", "{\"id\": \"1\", \"prediction\": []}"] {
+    for line in [
+        &deep[..],
+        "7",
+        "{}",
+        "{\"id\": \"2\", \"reply\": \"\"}",
+        "{\"id\": \"1\"}",
+        "{\"id\": \"1\", \"prediction\": []}",
+    ] {
         place.write("p.jsonl", format!("{line}\n"));
         refused(&place, score, &["p.jsonl:1"]);
     }
@@ -308,7 +339,9 @@ fn a_run_is_not_overwritten() {
     let place = place();
     place.taiyi("train --recipe recipe.toml --out trained --max-steps 1").fine();
     let before = std::fs::read(place.path("trained/adapter_model.safetensors")).unwrap();
-    place.taiyi("train --recipe recipe.toml --out trained").refused(&["trained holds a run already", "--resume"]);
+    place
+        .taiyi("train --recipe recipe.toml --out trained")
+        .refused(&["trained holds a run already", "--resume"]);
     assert_eq!(std::fs::read(place.path("trained/adapter_model.safetensors")).unwrap(), before);
     let ran: Ran = place.taiyi("train --recipe recipe.toml --out trained --resume --seed 6");
     ran.refused(&["cannot resume", "seed"]);

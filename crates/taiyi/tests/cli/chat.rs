@@ -27,7 +27,10 @@ fn replies_stream_to_stdout_and_the_notice_comes_once() {
         assert_eq!(once.stderr.matches(notice).count(), 1, "{}", once.stderr);
     }
     assert_eq!(say(&place, "", "aspirin?\n头痛\n".as_bytes()).fine().stdout, once.stdout, "the same seed");
-    assert_ne!(say(&place, "--seed 9 --temperature 2", "aspirin?\n头痛\n".as_bytes()).fine().stdout, once.stdout);
+    assert_ne!(
+        say(&place, "--seed 9 --temperature 2", "aspirin?\n头痛\n".as_bytes()).fine().stdout,
+        once.stdout
+    );
     assert_eq!(say(&place, "", b"").fine().stdout, "");
 }
 
@@ -51,11 +54,19 @@ fn a_bad_line_is_told_and_the_rest_goes_on() {
     let place = Place::new();
     tiny_model(&place.path("model"), 7);
     let long = "headache ".repeat(600);
-    let ran = say(&place, "--temperature 0 --chat-format chatml", &[b"\xcd\xb7\xcd\xb4\n", long.as_bytes(), b"\nfever?\n"].concat());
+    let ran = say(
+        &place,
+        "--temperature 0 --chat-format chatml",
+        &[b"\xbb\xbc\xd5\xdf\n", long.as_bytes(), b"\nfever?\n"].concat(),
+    );
     assert_eq!(ran.code, Some(1), "{}", ran.stderr);
     let errors: Vec<&str> = ran.stderr.lines().filter(|line| line.starts_with("error: ")).collect();
     assert_eq!(errors.len(), 2, "{}", ran.stderr);
-    assert!(errors[0].contains("stdin:1: expected UTF-8 text") && errors[1].contains("512"), "{}", ran.stderr);
+    assert!(
+        errors[0].contains("stdin:1: expected UTF-8 text") && errors[1].contains("512"),
+        "{}",
+        ran.stderr
+    );
     assert_eq!(ran.stdout, say(&place, "--temperature 0 --chat-format chatml", b"fever?\n").fine().stdout);
 }
 
@@ -63,9 +74,11 @@ fn a_bad_line_is_told_and_the_rest_goes_on() {
 fn values_outside_their_range_are_refused() {
     let place = Place::new();
     tiny_model(&place.path("model"), 7);
-    for (arguments, part) in
-        [("--temperature=-1", "temperature"), ("--top-p 0", "top_p"), ("--repetition-penalty 0", "repetition_penalty")]
-    {
+    for (arguments, part) in [
+        ("--temperature=-1", "temperature"),
+        ("--top-p 0", "top_p"),
+        ("--repetition-penalty 0", "repetition_penalty"),
+    ] {
         let ran = say(&place, arguments, b"fever?\n");
         assert_eq!(ran.code, Some(2), "{}", ran.stderr);
         assert!(ran.stderr.contains(&format!("error: {part}: expected")), "{}", ran.stderr);

@@ -32,6 +32,12 @@ fn place() -> Place {
     place.write("tokens.json", serde_json::json!({ "input_ids": [ids] }).to_string());
     place.write("data.jsonl", conversations(&PAIRS));
     place.write("recipe.toml", RECIPE);
+    let mix = "name = \"m\"\nversion = 1\nseed = 1\n[[dataset]]\nid = \"kuake_qic\"\nsplits = [\"train\"]\ntasks = [\"tc\"]\n";
+    place.write("mix.toml", mix);
+    // Words without end, so that the vocabulary gets as large as it may.
+    let letter = |digit: char| char::from(b'a' + digit as u8 - b'0');
+    let word = |n: u32| n.wrapping_mul(2_654_435_761).to_string().chars().map(letter).collect::<String>();
+    place.write("words.txt", (0..3000).map(|n| word(n % 1500) + " ").collect::<String>());
     let record = "{\"id\": \"ID\", \"query\": \"虚构：头痛挂什么科\", \"label\": \"就医建议\"}";
     let records: Vec<String> = (0..400).map(|id| record.replace("ID", &id.to_string())).collect();
     for split in ["train", "dev"] {
@@ -41,11 +47,12 @@ fn place() -> Place {
 }
 
 /// Commands that write more than 32 KiB, and what their output is called.
-const WRITERS: [(&str, &str); 5] = [
+const WRITERS: [(&str, &str); 6] = [
     ("model logits --model model --tokens tokens.json --out OUT/logits.safetensors", "logits.safetensors"),
     ("model merge --model model --adapter adapter --dtype f32 --out OUT/merged", "merged"),
     ("corpus build kuake_qic --source source --out OUT", "kuake_qic"),
-    ("tokenizer train --input source/kuake_qic/KUAKE-QIC_dev.json --vocab-size 2000 --out OUT/tokenizer", "tokenizer"),
+    ("tokenizer train --input words.txt --vocab-size 2000 --out OUT/tokenizer", "tokenizer"),
+    ("instruct build --recipe mix.toml --source source --out OUT/made/mix.jsonl", "made"),
     ("train --recipe recipe.toml --max-steps 2 --out OUT/trained", "trained"),
 ];
 
@@ -56,12 +63,19 @@ fn assert_told(place: &Place, ran: Ran, out: &str, name: &str, reason: &str) {
     let [error] = errors.as_slice() else { panic!("{name}: {}", ran.stderr) };
     assert!(error.contains(reason) && error.contains(out), "{name}: {error}");
     assert!(!ran.stderr.contains("panicked"), "{name}: {}", ran.stderr);
-    let left: Vec<String> = ["", name].iter().flat_map(|folder| place.names(&format!("{out}/{folder}"))).collect();
-    for whole in ["logits.safetensors", "merged", "manifest.json", "tokenizer.json", "adapter_model.safetensors"] {
-        assert!(!left.iter().any(|left| left == whole), "{name}: {left:?}");
-    }
+    let left: Vec<String> =
+        ["", name].iter().flat_map(|folder| place.names(&format!("{out}/{folder}"))).collect();
+    let wholes = [
+        "logits.safetensors",
+        "merged",
+        "manifest.json",
+        "tokenizer.json",
+        "mix.jsonl",
+        "adapter_model.safetensors",
+    ];
+    assert!(!left.iter().any(|left| wholes.contains(&left.as_str())), "{name}: {left:?}");
     for partial in [".partial", ".tmp"] {
-        assert!(!left.iter().any(|left| left.ends_with(partial) && left != "tokens.partial"), "{name}: {left:?}");
+        assert!(!left.iter().any(|left| left.ends_with(partial)), "{name}: {left:?}");
     }
 }
 
@@ -82,8 +96,12 @@ fn files_that_cannot_grow_are_told_and_not_left() {
 #[test]
 fn an_extraction_that_cannot_be_written_is_told_and_not_left() {
     let place = place();
-    place.write("many.jsonl", format!("{{\"text\": \"{}\"}}\n", "fever and headache. ".repeat(10)).repeat(100));
-    let arguments = "extract many.jsonl --model model --types disease --max-new-tokens 1 --out out/found.jsonl";
+    place.write(
+        "many.jsonl",
+        format!("{{\"text\": \"{}\"}}\n", "fever and headache. ".repeat(10)).repeat(100),
+    );
+    let arguments =
+        "extract many.jsonl --model model --types disease --max-new-tokens 1 --out out/found.jsonl";
     let ran = limited(&place, 32, arguments);
     assert_told(&place, ran, "out", "found.jsonl", "File too large");
     assert_eq!(place.names("out"), [""; 0]);
@@ -104,7 +122,10 @@ impl<'a> SmallDisk<'a> {
         match mounted {
             Ok(output) if output.status.success() => Some(Self(place)),
             Ok(output) => {
-                eprintln!("skipped: no file system can be mounted: {}", String::from_utf8_lossy(&output.stderr).trim());
+                eprintln!(
+                    "skipped: no file system can be mounted: {}",
+                    String::from_utf8_lossy(&output.stderr).trim()
+                );
                 None
             }
             Err(error) => {
@@ -148,13 +169,20 @@ fn a_run_whose_disk_fills_up_goes_on_from_its_last_checkpoint() {
         .map(|file| file.unwrap().metadata().unwrap().len())
         .sum();
     // Room for a checkpoint and a half: the second one does not fit beside the first.
-    let Some(disk) = SmallDisk::mount(&place, &format!("{}", checkpoint * 3 / 2 + (64 << 10))) else { return };
+    let Some(disk) = SmallDisk::mount(&place, &format!("{}", checkpoint * 3 / 2 + (64 << 10))) else {
+        return;
+    };
     let ran = place.taiyi("train --recipe recipe.toml --out disk/run");
     assert_eq!(ran.code, Some(2), "{}", ran.stderr);
-    assert!(ran.stderr.contains("error: disk/run/") && ran.stderr.contains("No space left on device"), "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains("error: disk/run/") && ran.stderr.contains("No space left on device"),
+        "{}",
+        ran.stderr
+    );
     assert_eq!(place.names("disk/run/checkpoints"), ["step-00000001"]);
     // Elsewhere, with room, it goes on to the same result.
-    let copied = Command::new("cp").arg("-r").arg(place.path("disk/run")).arg(place.path("moved")).status().unwrap();
+    let copied =
+        Command::new("cp").arg("-r").arg(place.path("disk/run")).arg(place.path("moved")).status().unwrap();
     assert!(copied.success());
     drop(disk);
     let ran = place.taiyi("train --recipe recipe.toml --out moved --resume").fine();

@@ -44,7 +44,10 @@ fn a_run_writes_predictions_and_reports_and_goes_on_where_it_stopped() {
     let mut report = json_of(&ran.stdout);
     assert_eq!(report, json_of(&place.read("out/report.json")));
     let one = report["benchmarks"][0].take();
-    assert_eq!((&one["id"], &one["items"], &one["metric"]), (&json!("kuake_qic_dev"), &json!(6), &json!("label_micro_f1")));
+    assert_eq!(
+        (&one["id"], &one["items"], &one["metric"]),
+        (&json!("kuake_qic_dev"), &json!(6), &json!("label_micro_f1"))
+    );
     assert_eq!(one["published"][0]["system"], "Taiyi 1");
     assert!(one["interval"].as_array().is_some_and(|interval| interval.len() == 2));
     assert_eq!(
@@ -74,7 +77,10 @@ fn a_run_writes_predictions_and_reports_and_goes_on_where_it_stopped() {
     // What was written can be scored again, without the model.
     let score = "eval score --benchmark kuake_qic_dev --predictions out/predictions-kuake_qic_dev.jsonl --source source";
     let scored = json_of(&place.taiyi(&format!("{score} --json")).fine().stdout);
-    assert_eq!(scored["benchmarks"][0]["score"], json_of(&place.read("out/report.json"))["benchmarks"][0]["score"]);
+    assert_eq!(
+        scored["benchmarks"][0]["score"],
+        json_of(&place.read("out/report.json"))["benchmarks"][0]["score"]
+    );
 }
 
 #[test]
@@ -168,7 +174,9 @@ fn an_endpoint_is_asked_again_when_it_is_busy() {
         _ => (200, "content-type: application/json\r\n", completion(body)),
     });
     let mut command = place.command(RUN);
-    command.args(["--endpoint", &url, "--batch", "1", "--max-new-tokens", "33"]).env("TAIYI_API_KEY", "secret");
+    command
+        .args(["--endpoint", &url, "--batch", "1", "--max-new-tokens", "33"])
+        .env("TAIYI_API_KEY", "secret");
     let ran = crate::place::Ran::of(command.output().unwrap()).fine();
     let report = json_of(&ran.stdout);
     assert_eq!(report["benchmarks"][0]["score"], 1.0, "{}", ran.stderr);
@@ -177,7 +185,10 @@ fn an_endpoint_is_asked_again_when_it_is_busy() {
     assert_eq!(asked.len(), 1 + 2 + QUERIES.len());
     assert!(asked.iter().all(|asked| asked.head.to_lowercase().contains("authorization: bearer secret\r\n")));
     let first = &asked[1].body;
-    assert_eq!((&first["model"], &first["max_tokens"], &first["temperature"]), (&json!("scripted-7b"), &json!(33), &json!(0)));
+    assert_eq!(
+        (&first["model"], &first["max_tokens"], &first["temperature"]),
+        (&json!("scripted-7b"), &json!(33), &json!(0))
+    );
     assert!(asked[1].head.starts_with("POST /v1/chat/completions HTTP/1.1\r\n"), "{}", asked[1].head);
     assert_eq!(asked[1].body, asked[3].body, "the same question until it is answered");
 }
@@ -188,11 +199,16 @@ fn replies_keep_their_places_however_many_are_asked_for_at_once() {
     let (url, _asked) = server(|_, _, body| {
         let prompt = body["messages"][0]["content"].as_str().unwrap();
         if prompt.contains("乙药") {
-            return (400, "", json!({"error": {"message": "maximum context length is 9 tokens"}}).to_string());
+            return (
+                400,
+                "",
+                json!({"error": {"message": "maximum context length is 9 tokens"}}).to_string(),
+            );
         }
         (200, "", completion(body))
     });
-    let ran = place.taiyi(&format!("{RUN} --endpoint {url}/chat/completions --endpoint-model m --batch 4")).fine();
+    let ran =
+        place.taiyi(&format!("{RUN} --endpoint {url}/chat/completions --endpoint-model m --batch 4")).fine();
     let one = &json_of(&ran.stdout)["benchmarks"][0];
     // What is too long for the model is an empty reply, which is counted.
     assert_eq!(one["unparsable"], 1, "{}", ran.stderr);
@@ -208,10 +224,14 @@ fn an_endpoint_that_refuses_or_is_not_there_is_one_line() {
         _ => (401, "", json!({"error": {"message": "wrong\nkey"}}).to_string()),
     });
     place.taiyi(&format!("{RUN} --endpoint {url}")).refused(&["/v1/models", "list of models"]);
-    place.taiyi(&format!("{RUN} --endpoint {url} --endpoint-model m")).refused(&["/chat/completions", "status 401: wrong key"]);
+    place
+        .taiyi(&format!("{RUN} --endpoint {url} --endpoint-model m"))
+        .refused(&["/chat/completions", "status 401: wrong key"]);
     assert!(!place.names("out").contains(&"report.json".to_owned()));
     let (url, _asked) = server(|_, _, _| (200, "", "[]".to_owned()));
-    place.taiyi(&format!("{RUN} --endpoint {url} --endpoint-model m")).refused(&["expected {\"choices\"", "found []"]);
+    place
+        .taiyi(&format!("{RUN} --endpoint {url} --endpoint-model m"))
+        .refused(&["expected {\"choices\"", "found []"]);
     for (url, part) in [
         // Nobody listens at the discard port.
         ("http://127.0.0.1:9/v1", "http://127.0.0.1:9/v1/models: "),
@@ -226,10 +246,18 @@ fn an_endpoint_that_refuses_or_is_not_there_is_one_line() {
 #[test]
 fn benchmarks_and_sources_that_are_not_there_are_named() {
     let place = place();
-    place.taiyi("eval run --benchmark hocc --model m --source source --out out").refused(&["`hocc`", "hoc, "]);
-    place.taiyi("eval run --benchmark hoc --model m --source source --out out").refused(&["hallmarks_of_cancer"]);
-    place.taiyi("eval run --benchmark all --model m --source out --out out").refused(&["expected folders named after datasets"]);
-    place.taiyi("eval run --benchmark kuake_qic_dev --model m --source source --out out").refused(&["config.json"]);
+    place
+        .taiyi("eval run --benchmark hocc --model m --source source --out out")
+        .refused(&["`hocc`", "hoc, "]);
+    place
+        .taiyi("eval run --benchmark hoc --model m --source source --out out")
+        .refused(&["hallmarks_of_cancer"]);
+    place
+        .taiyi("eval run --benchmark all --model m --source out --out out")
+        .refused(&["expected folders named after datasets"]);
+    place
+        .taiyi("eval run --benchmark kuake_qic_dev --model m --source source --out out")
+        .refused(&["config.json"]);
     let list = place.taiyi("eval list --json").fine();
     assert_eq!(json_of(&list.stdout).as_array().unwrap().len(), 9);
 }

@@ -22,7 +22,8 @@ fn trained() -> Place {
     };
     let pairs =
         [pair(ENGLISH, "drug", "aspirin", Language::En), pair(CHINESE, "药物", "阿司匹林", Language::Zh)];
-    let pairs: Vec<(&str, &str)> = pairs.iter().map(|(prompt, reply)| (prompt.as_str(), reply.as_str())).collect();
+    let pairs: Vec<(&str, &str)> =
+        pairs.iter().map(|(prompt, reply)| (prompt.as_str(), reply.as_str())).collect();
     place.write("data.jsonl", conversations(&pairs));
     let recipe = RECIPE
         .replace("epochs = 10", "epochs = 60")
@@ -41,15 +42,18 @@ fn what_the_model_says_is_placed_in_files_of_every_format() {
     place.write("notes/en.txt", ENGLISH);
     place.write("notes/deep/zh.jsonl", format!("{}\n", json!({"id": "七", "text": CHINESE})));
     place.write("notes/scan.pdf", "%PDF");
-    let ran = place.taiyi(&format!("extract notes {WITH} --out out.jsonl --report report.jsonl --json")).fine();
+    let ran =
+        place.taiyi(&format!("extract notes {WITH} --out out.jsonl --report report.jsonl --json")).fine();
     let summary: Value = serde_json::from_str(&ran.stdout).unwrap();
     assert_eq!(summary["entities"], json!({"drug": 2}), "{}", ran.stderr);
     assert_eq!((summary["documents"].as_u64(), summary["questions"].as_u64()), (Some(2), Some(2)));
     assert_eq!(summary["unsupported"], json!({".pdf": 1}));
     assert!(ran.stderr.contains("2 documents: 2 entities (drug 2)"), "{}", ran.stderr);
     assert!(ran.stderr.contains("1 files of no known format (.pdf 1)"), "{}", ran.stderr);
-    let lines: Vec<Value> = place.read("out.jsonl").lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    let found: Vec<_> = lines.iter().map(|line| (&line["document_id"], &line["entities"][0]["offsets"])).collect();
+    let lines: Vec<Value> =
+        place.read("out.jsonl").lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let found: Vec<_> =
+        lines.iter().map(|line| (&line["document_id"], &line["entities"][0]["offsets"])).collect();
     assert_eq!(found, [(&json!("七"), &json!([[6, 10]])), (&json!("en"), &json!([[0, 7]]))]);
     assert_eq!(place.read("report.jsonl").lines().count(), 2);
 
@@ -75,18 +79,24 @@ fn unreadable_inputs_are_counted_and_the_exit_code_remembers() {
     place.write("notes/b.txt", b"\x80\xff\xff\xff");
     place.write("notes/c.txt", "");
     place.write("notes/d.txt.gz", b"\x1f\x8b\x08\x00cut off");
-    // GB18030 is recognised: 头痛.
-    place.write("notes/e.txt", b"\xcd\xb7\xcd\xb4");
-    let ran = place.taiyi("extract notes --model model --types disease --max-new-tokens 4 --out out.jsonl --json");
+    // GB18030 is recognised: 患者头痛.
+    place.write("notes/e.txt", b"\xbb\xbc\xd5\xdf\xcd\xb7\xcd\xb4");
+    let ran =
+        place.taiyi("extract notes --model model --types disease --max-new-tokens 4 --out out.jsonl --json");
     assert_eq!(ran.code, Some(1), "{}", ran.stderr);
     let summary: Value = serde_json::from_str(&ran.stdout).unwrap();
     assert_eq!(summary["unreadable"], 4, "{}", ran.stderr);
     assert_eq!(summary["documents"], 4, "{}", ran.stderr);
     assert_eq!(summary["questions"], 2, "an empty text is not asked about: {}", ran.stderr);
     for place in ["a.jsonl:2", "a.jsonl:3", "b.txt", "d.txt.gz"] {
-        assert_eq!(ran.stderr.lines().filter(|line| line.contains(place)).count(), 1, "{place}: {}", ran.stderr);
+        assert_eq!(
+            ran.stderr.lines().filter(|line| line.contains(place)).count(),
+            1,
+            "{place}: {}",
+            ran.stderr
+        );
     }
-    assert!(place.read("out.jsonl").contains("头痛"));
+    assert!(place.read("out.jsonl").contains("患者头痛"));
 }
 
 #[test]
@@ -122,7 +132,9 @@ fn paths_that_cannot_be_read_are_refused() {
     place.write("a.txt", "fever");
     place.taiyi("extract a.txt --model model --types a --out out.jsonl").refused(&["model", "config.json"]);
     place.write("full/file", "");
-    place.taiyi("extract a.txt --model model --types a --to brat --out full").refused(&["full", "empty folder"]);
+    place
+        .taiyi("extract a.txt --model model --types a --to brat --out full")
+        .refused(&["full", "empty folder"]);
     assert_eq!(place.names("."), ["a.txt", "empty", "full", "scan.pdf"]);
     let mut nothing = place.command("extract a.txt --model model --types");
     nothing.arg(" , ").stdin(Stdio::null());

@@ -13,7 +13,10 @@ fn helps(place: &Place, path: &[String], all: &mut Vec<String>) {
         .output()
         .unwrap();
     let help = Ran::of(output).fine().stdout;
-    all.push(format!("$ taiyi {}--help\n{help}", path.iter().map(|word| format!("{word} ")).collect::<String>()));
+    all.push(format!(
+        "$ taiyi {}--help\n{help}",
+        path.iter().map(|word| format!("{word} ")).collect::<String>()
+    ));
     let commands = help.split_once("\nCommands:\n").map_or("", |(_, rest)| rest);
     for line in commands.lines().take_while(|line| !line.is_empty()) {
         // A verb stands two blanks in; what its description runs on with stands further in.

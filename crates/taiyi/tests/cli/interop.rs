@@ -26,7 +26,8 @@ fn compare_logits(place: &Place, checkpoint: &[&Path], golden: &Path) {
         .map(str::to_owned)
         .collect();
     assert!(sequences.len() >= 2, "{sequences:?}");
-    let tokens: Vec<Vec<i64>> = sequences.iter().map(|name| ids(&golden, &format!("{name}.input_ids"))).collect();
+    let tokens: Vec<Vec<i64>> =
+        sequences.iter().map(|name| ids(&golden, &format!("{name}.input_ids"))).collect();
     place.write("tokens.json", json!({ "input_ids": tokens }).to_string());
     let mut command = place.command("model logits --tokens tokens.json --out logits.safetensors --model");
     command.arg(checkpoint[0]);
@@ -82,7 +83,8 @@ fn greedy_continuations_agree() {
         };
         let place = Place::new();
         place.write("tokens.json", json!({ "input_ids": of("prompt_ids") }).to_string());
-        let mut command = place.command("model generate --tokens tokens.json --max-new 32 --out new.json --model");
+        let mut command =
+            place.command("model generate --tokens tokens.json --max-new 32 --out new.json --model");
         Ran::of(command.arg(&model).output().unwrap()).fine();
         let found: Value = serde_json::from_str(&place.read("new.json")).unwrap();
         assert_eq!(found["output_ids"], json!(of("output_ids")), "{base}: {prompts:?}");
@@ -95,7 +97,12 @@ fn token_ids_agree_both_ways() {
     let place = Place::new();
     let run = |arguments: &str, input: &str| -> Vec<Value> {
         let mut command = place.command(arguments);
-        command.arg("--model").arg(&folder).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .arg("--model")
+            .arg(&folder)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let mut stdin = child.stdin.take().unwrap();
         let input = input.to_owned();
@@ -113,7 +120,9 @@ fn token_ids_agree_both_ways() {
         assert_eq!(found["ids"], golden["ids"], "{}", golden["text"]);
     }
     let partial = std::fs::read_to_string(folder.join("decode_partial.jsonl")).unwrap();
-    let expected: Vec<Value> =
-        partial.lines().map(|line| json!({"text": serde_json::from_str::<Value>(line).unwrap()["text"]})).collect();
+    let expected: Vec<Value> = partial
+        .lines()
+        .map(|line| json!({"text": serde_json::from_str::<Value>(line).unwrap()["text"]}))
+        .collect();
     assert_eq!(run("tokenize --decode", &partial), expected);
 }

@@ -27,12 +27,17 @@ fn place() -> Place {
 fn logits_are_those_of_the_engine_in_every_storage() {
     let place = place();
     for (name, dtype) in [("f32", Dtype::F32), ("bf16", Dtype::Bf16), ("nf4", Dtype::Nf4)] {
-        place.taiyi(&format!("model logits --model model --dtype {name} --tokens tokens.json --out out.safetensors")).fine();
+        place
+            .taiyi(&format!(
+                "model logits --model model --dtype {name} --tokens tokens.json --out out.safetensors"
+            ))
+            .fine();
         let decoder = Decoder::load(&place.path("model"), dtype).unwrap();
         let written = Weights::open_file(&place.path("out.safetensors")).unwrap();
         assert_eq!(written.names().collect::<Vec<_>>(), ["logits_0", "logits_1"]);
         for (at, ids) in [&[1_u32, 2, 3, 5, 8, 13][..], &[300]].into_iter().enumerate() {
-            let found = written.f32(&format!("logits_{at}"), &[ids.len(), decoder.config().vocab_size]).unwrap();
+            let found =
+                written.f32(&format!("logits_{at}"), &[ids.len(), decoder.config().vocab_size]).unwrap();
             assert_eq!(bits(&found), bits(&logits(&decoder, ids)), "{name} {at}");
         }
     }
@@ -41,7 +46,11 @@ fn logits_are_those_of_the_engine_in_every_storage() {
 #[test]
 fn continuations_are_greedy_and_do_not_stop() {
     let place = place();
-    place.taiyi("model generate --model model --adapter adapter --tokens tokens.json --max-new 40 --out new.json").fine();
+    place
+        .taiyi(
+            "model generate --model model --adapter adapter --tokens tokens.json --max-new 40 --out new.json",
+        )
+        .fine();
     let written: Value = serde_json::from_str(&place.read("new.json")).unwrap();
     let mut decoder = Decoder::load(&place.path("model"), Dtype::F32).unwrap();
     decoder.load_adapter(&place.path("adapter"), false).unwrap();
@@ -52,7 +61,8 @@ fn continuations_are_greedy_and_do_not_stop() {
             for _ in 0..40 {
                 let all = logits(&decoder, &ids);
                 let last = &all[all.len() - decoder.config().vocab_size..];
-                let best = (0..last.len()).max_by(|&a, &b| last[a].total_cmp(&last[b]).then(b.cmp(&a))).unwrap();
+                let best =
+                    (0..last.len()).max_by(|&a, &b| last[a].total_cmp(&last[b]).then(b.cmp(&a))).unwrap();
                 ids.push(best as u32);
             }
             ids.split_off(prompt.len())
@@ -65,21 +75,26 @@ fn continuations_are_greedy_and_do_not_stop() {
 fn a_merged_model_is_the_model_with_its_adapter() {
     let place = place();
     place.write("model/LICENSE", "made up");
-    let ran = place.taiyi("model merge --model model --adapter adapter --dtype f32 --to hf --out merged").fine();
+    let ran =
+        place.taiyi("model merge --model model --adapter adapter --dtype f32 --to hf --out merged").fine();
     assert_eq!(ran.stdout, "merged\n");
     let files = ["LICENSE", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"];
     assert_eq!(place.names("merged"), files);
     let tokens = "--tokens tokens.json --out";
     place.taiyi(&format!("model logits --model model --adapter adapter {tokens} apart.safetensors")).fine();
     place.taiyi(&format!("model logits --model merged {tokens} merged.safetensors")).fine();
-    let read = |name: &str| Weights::open_file(&place.path(name)).unwrap().get("logits_0").unwrap().to_f32().unwrap();
+    let read = |name: &str| {
+        Weights::open_file(&place.path(name)).unwrap().get("logits_0").unwrap().to_f32().unwrap()
+    };
     let (apart, merged) = (read("apart.safetensors"), read("merged.safetensors"));
     let worst = apart.iter().zip(&merged).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
     let largest = apart.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
     assert!(worst <= 1e-4 * largest, "{worst} of {largest}");
     // It has a tokenizer and can be talked to; and it is not overwritten.
     place.taiyi("chat --model merged").fine();
-    place.taiyi("model merge --model model --adapter adapter --out merged").refused(&["merged", "does not exist yet"]);
+    place
+        .taiyi("model merge --model model --adapter adapter --out merged")
+        .refused(&["merged", "does not exist yet"]);
     place.taiyi("model merge --model model --adapter adapter --out half").fine();
     let half = std::fs::metadata(place.path("half/model.safetensors")).unwrap().len();
     let whole = std::fs::metadata(place.path("merged/model.safetensors")).unwrap().len();
@@ -89,11 +104,15 @@ fn a_merged_model_is_the_model_with_its_adapter() {
 #[test]
 fn info_counts_weights_and_bytes() {
     let place = place();
-    let info: Value = serde_json::from_str(&place.taiyi("model info --model model --json").fine().stdout).unwrap();
+    let info: Value =
+        serde_json::from_str(&place.taiyi("model info --model model --json").fine().stdout).unwrap();
     let decoder = Decoder::load(&place.path("model"), Dtype::F32).unwrap();
     assert_eq!(info["parameters"], decoder.config().parameter_count());
     assert_eq!(info["weight_bytes"]["f32"], decoder.bytes().0);
-    assert_eq!(info["weight_bytes"]["nf4"], Decoder::load(&place.path("model"), Dtype::Nf4).unwrap().bytes().0);
+    assert_eq!(
+        info["weight_bytes"]["nf4"],
+        Decoder::load(&place.path("model"), Dtype::Nf4).unwrap().bytes().0
+    );
     // Two tensors of two key heads of eight f32 in two blocks.
     assert_eq!(info["cache_bytes_per_token"], 2 * 2 * 8 * 4 * 2);
     assert!(place.taiyi("model info --model model").fine().stdout.contains("blocks                    2\n"));

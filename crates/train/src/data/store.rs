@@ -21,16 +21,27 @@ pub(crate) fn label(stored: u32) -> i32 {
     if stored & LEARNED == 0 { super::IGNORED } else { id(stored) as i32 }
 }
 
+/// A file that goes when nothing needs it any more, also when it was never finished.
+#[derive(Debug)]
+struct Temporary(PathBuf);
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        // A leftover is harmless: the next run writes over it.
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Store {
     file: File,
-    path: PathBuf,
+    path: Temporary,
     fingerprint: u64,
 }
 
 pub(crate) struct StoreWriter {
     file: BufWriter<File>,
-    path: PathBuf,
+    path: Temporary,
     hash: Xxh3,
     tokens: u64,
 }
@@ -44,7 +55,7 @@ impl StoreWriter {
         let file = create().map_err(TrainError::file(path, "cannot create the token store"))?;
         Ok(Self {
             file: BufWriter::with_capacity(1 << 20, file),
-            path: path.to_owned(),
+            path: Temporary(path.to_owned()),
             hash: Xxh3::new(),
             tokens: 0,
         })
@@ -62,7 +73,7 @@ impl StoreWriter {
             self.hash.update(&bytes);
             self.file
                 .write_all(&bytes)
-                .map_err(TrainError::file(&self.path, "cannot write the token store"))?;
+                .map_err(TrainError::file(&self.path.0, "cannot write the token store"))?;
         }
         self.tokens += tokens.len() as u64;
         Ok(())
@@ -72,7 +83,7 @@ impl StoreWriter {
         let Self { file, path, hash, .. } = self;
         let file = file
             .into_inner()
-            .map_err(|error| TrainError::file(&path, "cannot write the token store")(error.into_error()))?;
+            .map_err(|error| TrainError::file(&path.0, "cannot write the token store")(error.into_error()))?;
         Ok(Store { file, path, fingerprint: hash.digest() })
     }
 }
@@ -87,14 +98,7 @@ impl Store {
         self.file
             .seek(SeekFrom::Start(start * 4))
             .and_then(|_| self.file.read_exact(&mut bytes))
-            .map_err(TrainError::file(&self.path, "cannot read the token store"))?;
+            .map_err(TrainError::file(&self.path.0, "cannot read the token store"))?;
         Ok(bytes.as_chunks::<4>().0.iter().map(|&chunk| u32::from_le_bytes(chunk)).collect())
-    }
-}
-
-impl Drop for Store {
-    fn drop(&mut self) {
-        // A leftover is harmless: the next run writes over it.
-        let _ = std::fs::remove_file(&self.path);
     }
 }

@@ -39,11 +39,15 @@ impl Endpoint {
     /// Finds out whether the server answers and, where no model is named, which it has.
     pub(super) fn connect(url: &str, model: Option<&str>, max_tokens: usize) -> Result<Self, Failure> {
         if url.starts_with("https://") {
-            return Err(Failure::new(format!("--endpoint {url}: expected an http:// address, found https://"))
-                .hint("run a local proxy that speaks TLS to the server, and give its http:// address"));
+            return Err(Failure::new(format!(
+                "--endpoint {url}: expected an http:// address, found https://"
+            ))
+            .hint("run a local proxy that speaks TLS to the server, and give its http:// address"));
         }
         if !url.strip_prefix("http://").is_some_and(|rest| !rest.is_empty() && !rest.starts_with('/')) {
-            return Err(Failure::new(format!("--endpoint {url}: expected an address such as http://127.0.0.1:8000/v1")));
+            return Err(Failure::new(format!(
+                "--endpoint {url}: expected an address such as http://127.0.0.1:8000/v1"
+            )));
         }
         let base = url.trim_end_matches('/');
         let base = base.strip_suffix("/chat/completions").unwrap_or(base);
@@ -86,9 +90,9 @@ impl Endpoint {
         if let Some(key) = &self.key {
             request = request.header("authorization", format!("Bearer {key}"));
         }
-        let response = request
-            .call()
-            .map_err(|error| Failure::new(format!("{url}: {error}")).hint("is the server running, and the port right?"))?;
+        let response = request.call().map_err(|error| {
+            Failure::new(format!("{url}: {error}")).hint("is the server running, and the port right?")
+        })?;
         let named = match body(response) {
             (200, text) => serde_json::from_str::<Value>(&text)
                 .ok()
@@ -99,7 +103,8 @@ impl Endpoint {
             _ => None,
         };
         named.ok_or_else(|| {
-            Failure::new(format!("{url}: expected a list of models, found none")).hint("name the model with --endpoint-model")
+            Failure::new(format!("{url}: expected a list of models, found none"))
+                .hint("name the model with --endpoint-model")
         })
     }
 
@@ -199,7 +204,8 @@ fn reply(text: &str) -> Option<Reply> {
 
 fn is_too_long(status: u16, text: &str) -> bool {
     let words = ["context length", "context_length", "maximum context", "too long", "too many tokens"];
-    status == 413 || (matches!(status, 400 | 422) && words.iter().any(|word| text.to_lowercase().contains(word)))
+    status == 413
+        || (matches!(status, 400 | 422) && words.iter().any(|word| text.to_lowercase().contains(word)))
 }
 
 /// What a server said, short enough for a line: its `error.message` where there is one.
@@ -263,7 +269,8 @@ mod tests {
 
     #[test]
     fn answers_are_read_in_the_published_shape() {
-        let text = r#"{"choices": [{"message": {"role": "assistant", "content": "是"}, "finish_reason": "stop"}]}"#;
+        let text =
+            r#"{"choices": [{"message": {"role": "assistant", "content": "是"}, "finish_reason": "stop"}]}"#;
         assert_eq!(reply(text), Some(Reply { text: "是".to_owned(), cut_off: false }));
         let text = r#"{"choices": [{"message": {"content": null}, "finish_reason": "length"}]}"#;
         assert_eq!(reply(text), Some(Reply { text: String::new(), cut_off: true }));

@@ -92,9 +92,9 @@ fn writing(path: &Path) -> impl FnOnce(std::io::Error) -> taiyi_corpus::Error {
 
 /// The hidden name beside a target, under which it is written.
 fn beside(target: &Path) -> Result<PathBuf, Failure> {
-    let name = target
-        .file_name()
-        .ok_or_else(|| Failure::new(format!("{}: expected the name of a file or folder", target.display())))?;
+    let name = target.file_name().ok_or_else(|| {
+        Failure::new(format!("{}: expected the name of a file or folder", target.display()))
+    })?;
     let mut hidden = OsString::from(".");
     hidden.push(name);
     hidden.push(format!(".{}.partial", std::process::id()));
@@ -113,7 +113,10 @@ impl Lines {
     pub(super) fn create(target: &Path) -> Result<Self, Failure> {
         let partial = beside(target)?;
         if target.is_dir() {
-            return Err(Failure::new(format!("{}: expected a file to write, found a folder", target.display())));
+            return Err(Failure::new(format!(
+                "{}: expected a file to write, found a folder",
+                target.display()
+            )));
         }
         if let Some(folder) = target.parent() {
             std::fs::create_dir_all(folder).map_err(writing(folder))?;
@@ -164,13 +167,22 @@ impl BratFolder {
             Err(_) => target.exists(),
         };
         if occupied {
-            return Err(Failure::new(format!("{}: expected a new or empty folder, found a full one", target.display()))
-                .hint("choose another --out, or empty it"));
+            return Err(Failure::new(format!(
+                "{}: expected a new or empty folder, found a full one",
+                target.display()
+            ))
+            .hint("choose another --out, or empty it"));
         }
         let partial = beside(target)?;
         std::fs::create_dir_all(&partial).map_err(writing(target))?;
         let target = target.to_owned();
-        Ok(Self { target, partial, names: BTreeSet::new(), entities: BTreeSet::new(), relations: BTreeSet::new() })
+        Ok(Self {
+            target,
+            partial,
+            names: BTreeSet::new(),
+            entities: BTreeSet::new(),
+            relations: BTreeSet::new(),
+        })
     }
 
     fn write(&mut self, document: &Document) -> Result<(), InferError> {
@@ -234,15 +246,22 @@ fn brat(ie: &Ie) -> String {
     let mut text = String::new();
     let mut numbers: BTreeMap<&str, usize> = BTreeMap::new();
     for entity in &ie.entities {
-        let parts: Vec<CharSpan> = entity.offsets.iter().flat_map(|span| between_breaks(&characters, *span)).collect();
+        let parts: Vec<CharSpan> =
+            entity.offsets.iter().flat_map(|span| between_breaks(&characters, *span)).collect();
         if parts.is_empty() {
             continue;
         }
         let number = numbers.len() + 1;
         numbers.insert(&entity.id, number);
         let spans: Vec<String> = parts.iter().map(|part| format!("{} {}", part.start, part.end)).collect();
-        let strings: Vec<String> = parts.iter().map(|part| characters[part.start..part.end].iter().collect()).collect();
-        text.push_str(&format!("T{number}\t{} {}\t{}\n", brat_type(&entity.kind), spans.join(";"), strings.join(" ")));
+        let strings: Vec<String> =
+            parts.iter().map(|part| characters[part.start..part.end].iter().collect()).collect();
+        text.push_str(&format!(
+            "T{number}\t{} {}\t{}\n",
+            brat_type(&entity.kind),
+            spans.join(";"),
+            strings.join(" ")
+        ));
     }
     for (at, relation) in ie.relations.iter().enumerate() {
         let arguments = (numbers.get(relation.arg1_id.as_str()), numbers.get(relation.arg2_id.as_str()));
@@ -285,9 +304,10 @@ fn pubtator(id: &str, ie: &Ie) -> String {
     let mut lines = vec![format!("{id}|t|{}", flat(title)), format!("{id}|a|{}", flat(rest))];
     let mut numbers: BTreeMap<&str, String> = BTreeMap::new();
     for (at, entity) in ie.entities.iter().enumerate() {
-        let (Some(start), Some(end)) =
-            (entity.offsets.iter().map(|span| span.start).min(), entity.offsets.iter().map(|span| span.end).max())
-        else {
+        let (Some(start), Some(end)) = (
+            entity.offsets.iter().map(|span| span.start).min(),
+            entity.offsets.iter().map(|span| span.end).max(),
+        ) else {
             continue;
         };
         let mention: String = text.chars().skip(start).take(end - start).collect();
@@ -400,7 +420,8 @@ mod tests {
                 reader::read(input, &reader::Options::default()).collect::<Result<_, _>>().unwrap();
             let [read] = read.as_slice() else { panic!("{text}") };
             let Content::Ie(read) = &read.content else { panic!() };
-            let spans = |ie: &Ie| -> Vec<CharSpan> { ie.entities.iter().flat_map(|e| e.offsets.clone()).collect() };
+            let spans =
+                |ie: &Ie| -> Vec<CharSpan> { ie.entities.iter().flat_map(|e| e.offsets.clone()).collect() };
             assert_eq!(spans(read), spans(written), "{text}");
             assert_eq!(read.relations.len(), 1, "{text}");
         }
@@ -427,7 +448,8 @@ mod tests {
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
             .collect();
         names.sort();
-        let expected = ["annotation.conf", "notes_一_1-2.ann", "notes_一_1-2.txt", "notes_一_1.ann", "notes_一_1.txt"];
+        let expected =
+            ["annotation.conf", "notes_一_1-2.ann", "notes_一_1-2.txt", "notes_一_1.ann", "notes_一_1.txt"];
         assert_eq!(names, expected);
         assert!(Output::create(Format::Brat, Some(&brat)).is_err(), "a full folder is not overwritten");
     }
