@@ -10,13 +10,13 @@ use std::time::Instant;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 use taiyi_corpus::schema::{Content, Language};
+use taiyi_corpus::writers::Losses;
 use taiyi_infer::extract::{NameKind, all_named};
-use taiyi_infer::{ExtractOptions, ExtractReport, Extractor, input};
+use taiyi_infer::{ExtractOptions, ExtractReport, Extractor, ModelReplier, ReplyOptions, input};
 use taiyi_instruct::{LabelNames, Templates, Unit};
 
 use crate::failure::{CommandResult, Failure, Outcome};
 use crate::loading::ModelArguments;
-use crate::replier::LocalReplier;
 use crate::terminal::{self, Progress};
 use output::{Format, Lines, Output};
 
@@ -128,6 +128,8 @@ struct Summary {
     unplaced: usize,
     /// Documents that hold no single text; passed on as they were.
     skipped: usize,
+    /// What the format of the output could not hold as it was.
+    losses: Losses,
     /// Files and records that could not be read.
     unreadable: usize,
     /// Files of folders in no known format, by extension.
@@ -170,10 +172,14 @@ pub(crate) fn run(arguments: Arguments) -> CommandResult {
 
     let progress = Progress::new("extracting", 0, "documents");
     let done = Cell::new(0);
-    let mut replier = LocalReplier::new(&mut model, arguments.max_new_tokens)
-        .with_batch(usize::from(arguments.batch))
+    let replies = ReplyOptions {
+        max_new_tokens: arguments.max_new_tokens,
+        batch: usize::from(arguments.batch),
+        ..ReplyOptions::default()
+    };
+    let mut replier = ModelReplier::new(&mut model, replies)
         .with_system(arguments.system)
-        .watched(|at| progress.set(done.get(), &format!("{} of {} replies", at.done, at.total)));
+        .with_progress(|at| progress.set(done.get(), &format!("{} of {} replies", at.done, at.total)));
     Extractor::new(&options, Templates::embedded()).extract_each(
         &mut input::read(found.files),
         &mut replier,
@@ -183,7 +189,7 @@ pub(crate) fn run(arguments: Arguments) -> CommandResult {
                     summary.count(&extracted.document.content, &extracted.report);
                     output.write(&extracted.document)?;
                     if let Some(report) = &mut report {
-                        report.write_json(&extracted.report)?;
+                        report.write(&extracted.report)?;
                     }
                     done.set(done.get() + 1);
                     progress.set(done.get(), "");
@@ -198,7 +204,7 @@ pub(crate) fn run(arguments: Arguments) -> CommandResult {
     )?;
     drop(replier);
     progress.finish();
-    output.finish()?;
+    summary.losses = output.finish()?;
     report.map(Lines::finish).transpose()?;
     summary.seconds = started.elapsed().as_secs_f64();
     summary.tell();
@@ -258,6 +264,14 @@ impl Summary {
             self.unplaced,
             self.too_long,
         ));
+        if !self.losses.is_none() {
+            let Losses { characters, discontinuous, unplaced, left_out, renamed, documents } = self.losses;
+            terminal::note(&format!(
+                "the format of the output holds less: {characters} characters as blanks, {discontinuous} mentions in one piece, {} \
+                 annotations left out, {renamed} names changed, {documents} documents left out",
+                unplaced + left_out,
+            ));
+        }
         let unsupported: usize = self.unsupported.values().sum();
         if self.skipped + self.unreadable + unsupported > 0 {
             terminal::note(&format!(

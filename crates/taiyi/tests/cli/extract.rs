@@ -65,7 +65,7 @@ fn what_the_model_says_is_placed_in_files_of_every_format() {
     assert_eq!(entities(&again.stdout), entities(&place.read("out.jsonl")));
 
     let ran = place.taiyi(&format!("extract notes/en.txt {WITH} --to pubtator")).fine();
-    assert_eq!(ran.stdout, format!("en|t|{ENGLISH}\nen|a|\nen\t0\t7\taspirin\tdrug\n\n"));
+    assert_eq!(ran.stdout, format!("en|t|{ENGLISH}\nen|a|\nen\t0\t7\taspirin\tdrug\t-\n\n"));
     place.taiyi(&format!("extract notes {WITH} --to brat --out brat")).fine();
     assert_eq!(place.names("brat"), ["annotation.conf", "en.ann", "en.txt", "七.ann", "七.txt"]);
     assert_eq!(place.read("brat/七.ann"), "T1\tdrug 6 10\t阿司匹林\n");
