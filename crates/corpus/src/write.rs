@@ -4,11 +4,10 @@
 
 use std::fs::File;
 use std::io::{BufWriter, Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use tempfile::NamedTempFile;
 
 use crate::card::Card;
 use crate::error::Error;
@@ -16,6 +15,7 @@ use crate::parquet;
 use crate::readers::{Documents, read_from};
 use crate::schema::Document;
 use crate::source::Source;
+use crate::writers::temporary_beside;
 
 /// The format of built documents.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -214,11 +214,7 @@ pub fn write_atomically(
     write: impl FnOnce(&mut BufWriter<&mut File>) -> std::io::Result<()>,
 ) -> Result<(), Error> {
     let fail = |source| Error::Write { path: path.to_owned(), source };
-    let folder = match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
-        _ => PathBuf::from("."),
-    };
-    let mut file = NamedTempFile::new_in(&folder).map_err(fail)?;
+    let mut file = temporary_beside(path).map_err(fail)?;
     let mut writer = BufWriter::with_capacity(1 << 16, file.as_file_mut());
     write(&mut writer).and_then(|()| writer.flush()).map_err(fail)?;
     drop(writer);

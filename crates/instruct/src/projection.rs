@@ -14,7 +14,8 @@ pub fn project(text: &str, entities: &[(String, String)], nested: bool) -> Proje
     let index = TextIndex::new(text);
     // ASCII lower-casing keeps byte positions.
     let lowered = text.to_ascii_lowercase();
-    let mut order: Vec<&(String, String)> = entities.iter().filter(|(_, mention)| !mention.trim().is_empty()).collect();
+    let mut order: Vec<&(String, String)> =
+        entities.iter().filter(|(_, mention)| !mention.trim().is_empty()).collect();
     order.sort_by(|a, b| b.1.len().cmp(&a.1.len()).then_with(|| a.cmp(b)));
     order.dedup();
     let mut projection = Projection::default();
@@ -63,9 +64,7 @@ pub struct Projection {
 }
 
 fn occurrences(text: &str, mention: &str) -> Vec<ByteSpan> {
-    let joined = |a: Option<char>, b: Option<char>| {
-        matches!((a, b), (Some(a), Some(b)) if a.is_ascii_alphanumeric() && b.is_ascii_alphanumeric())
-    };
+    let joined = |a: Option<char>, b: Option<char>| matches!((a, b), (Some(a), Some(b)) if a.is_ascii_alphanumeric() && b.is_ascii_alphanumeric());
     text.match_indices(mention)
         .map(|(start, found)| ByteSpan { start, end: start + found.len() })
         .filter(|place| {
@@ -80,7 +79,8 @@ mod tests {
     use super::*;
 
     fn spans(text: &str, entities: &[(&str, &str)], nested: bool) -> Vec<(usize, usize, String)> {
-        let entities: Vec<_> = entities.iter().map(|(kind, mention)| (kind.to_string(), mention.to_string())).collect();
+        let entities: Vec<_> =
+            entities.iter().map(|(kind, mention)| (kind.to_string(), mention.to_string())).collect();
         let found = project(text, &entities, nested).found;
         found.into_iter().map(|entity| (entity.span.start, entity.span.end, entity.kind)).collect()
     }

@@ -64,7 +64,12 @@ impl Progress {
             bar.set_draw_target(ProgressDrawTarget::hidden());
         }
         bar.set_message(label.to_owned());
-        Self { bar, unit, label: label.to_owned(), quiet_since: std::cell::Cell::new(std::time::Instant::now()) }
+        Self {
+            bar,
+            unit,
+            label: label.to_owned(),
+            quiet_since: std::cell::Cell::new(std::time::Instant::now()),
+        }
     }
 
     /// Moves to `done` units, with a remark behind the label.
@@ -75,7 +80,12 @@ impl Progress {
         if self.bar.is_hidden() && self.quiet_since.get().elapsed() > LINE_EVERY {
             self.quiet_since.set(std::time::Instant::now());
             let total = self.bar.length().map(|total| format!("/{total}")).unwrap_or_default();
-            note(&format!("{message}: {done}{total} {} ({:.1}/s, {} s left)", self.unit, self.bar.per_sec(), self.bar.eta().as_secs()));
+            note(&format!(
+                "{message}: {done}{total} {} ({:.1}/s, {} s left)",
+                self.unit,
+                self.bar.per_sec(),
+                self.bar.eta().as_secs()
+            ));
         }
         self.bar.set_message(message);
     }

@@ -190,7 +190,7 @@ fn failed(path: &Path) -> impl Fn(std::io::Error) -> Error + use<> {
 }
 
 /// A temporary file in the folder of `path`, with the rights that an ordinary new file gets.
-fn temporary_beside(path: &Path) -> std::io::Result<NamedTempFile> {
+pub(crate) fn temporary_beside(path: &Path) -> std::io::Result<NamedTempFile> {
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),

@@ -155,7 +155,8 @@ fn list(json: bool) -> CommandResult {
     }
     for row in rows {
         let tasks: Vec<String> = row.tasks.iter().map(|task| format!("{task:?}").to_uppercase()).collect();
-        let sizes: Vec<String> = row.published.iter().map(|(split, size)| format!("{split} {size}")).collect();
+        let sizes: Vec<String> =
+            row.published.iter().map(|(split, size)| format!("{split} {size}")).collect();
         terminal::line(&format!(
             "{:<28} {:<6} {:<14} {:<40} {}",
             row.id,
@@ -174,8 +175,11 @@ fn cards<'a>(ids: &[String], source: &std::path::Path) -> Result<Vec<&'a Card>, 
     if ids == ["all"] {
         let there: Vec<&Card> = catalog.iter().filter(|card| source.join(&card.id).is_dir()).collect();
         if there.is_empty() {
-            return Err(Failure::new(format!("{}: expected folders named after datasets, found none", source.display()))
-                .hint("`taiyi corpus list` names the datasets"));
+            return Err(Failure::new(format!(
+                "{}: expected folders named after datasets, found none",
+                source.display()
+            ))
+            .hint("`taiyi corpus list` names the datasets"));
         }
         return Ok(there);
     }
@@ -249,7 +253,7 @@ fn check(
             progress.set(documents, split);
         })?;
         progress.finish();
-        report.datasets.extend(checked);
+        report.datasets.extend(checked.datasets);
     }
     if json {
         terminal::json(&report)?;
@@ -301,11 +305,13 @@ fn print_check(dataset: &taiyi_corpus::checks::DatasetCheck) {
 fn splits_of(name: &str) -> Result<(&'static Card, Vec<String>), Failure> {
     let (id, split) = name.split_once(':').map_or((name, None), |(id, split)| (id, Some(split)));
     let card = Catalog::embedded().card(id)?;
-    let all: Vec<String> = card.variant(None)?.split_names().map(|split| split.to_string()).collect();
+    let all: Vec<String> = card.variant(None)?.split_names().into_iter().map(str::to_owned).collect();
     match split {
         None => Ok((card, all)),
         Some(split) if all.iter().any(|known| known == split) => Ok((card, vec![split.to_owned()])),
-        Some(split) => Err(Failure::new(format!("{id}: expected a split among {}, found `{split}`", all.join(", ")))),
+        Some(split) => {
+            Err(Failure::new(format!("{id}: expected a split among {}, found `{split}`", all.join(", "))))
+        }
     }
 }
 
@@ -359,7 +365,12 @@ fn leak(ids: &[String], against: &[String], source: &std::path::Path, json: bool
                     continue;
                 }
                 if let Some(leak) = index.find_document(&document, card.document_ids) {
-                    rows.push(Row { dataset: document.dataset, split: document.split, id: document.id, leak });
+                    rows.push(Row {
+                        dataset: document.dataset,
+                        split: document.split,
+                        id: document.id,
+                        leak,
+                    });
                 }
             }
         }
@@ -386,7 +397,8 @@ fn text(
     json: bool,
 ) -> CommandResult {
     let recipe = TextRecipe::load(recipe)?;
-    let progress = Progress::new("collecting", (recipe.exclude.len() + recipe.source.len()) as u64, "sources");
+    let progress =
+        Progress::new("collecting", (recipe.exclude.len() + recipe.source.len()) as u64, "sources");
     let report = collect(&recipe, Catalog::embedded(), source, out, &mut |at| {
         progress.set(at.done as u64, &at.dataset);
     })?;
@@ -399,7 +411,8 @@ fn text(
         let path = out.join(format!("{name}.jsonl"));
         terminal::line(&format!("{}: {} texts, {} bytes", path.display(), split.documents, split.bytes));
     }
-    let dropped: Vec<String> = report.dropped.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
+    let dropped: Vec<String> =
+        report.dropped.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
     terminal::line(&format!("dropped: {}", dropped.join(", ")));
     Ok(Outcome::Fine)
 }

@@ -94,7 +94,7 @@ pub(crate) fn run(arguments: Arguments) -> CommandResult {
 
 fn build(recipe: &Path, source: &Path, out: &Path, seed: Option<u64>, json: bool) -> CommandResult {
     let recipe = MixRecipe::load(recipe)?;
-    let source = CardSource { catalog: Catalog::embedded(), folder: source };
+    let source = CardSource { catalog: Catalog::embedded(), folder: source.to_owned() };
     let progress = Progress::new(&recipe.name, 0, "documents");
     let report = taiyi_instruct::build(&recipe, Templates::embedded(), &source, out, seed, &mut |at| {
         progress.set(at.documents, &format!("{}:{}", at.dataset, at.split));
@@ -148,8 +148,9 @@ fn show_samples(file: &Path, picked: &Picked, json: bool) -> CommandResult {
         return Ok(Outcome::Fine);
     }
     for sample in samples {
-        terminal::line(&format!("── {}", sample.title));
-        for (side, text) in &sample.sides {
+        let facts: Vec<String> = sample.facts.iter().map(|(name, value)| format!("{name} {value}")).collect();
+        terminal::line(&format!("── {}", facts.join(" · ")));
+        for (side, text) in &sample.lines {
             let who = match side {
                 Side::Human => "human",
                 Side::Assistant => "assistant",
@@ -207,7 +208,9 @@ fn show_mask(file: &Path, picked: &Picked, model: &Path, json: bool) -> CommandR
         let mut at = 0;
         while at < rendered.ids.len() {
             let learned = rendered.learned[at];
-            let end = (at..rendered.ids.len()).find(|&t| rendered.learned[t] != learned).unwrap_or(rendered.ids.len());
+            let end = (at..rendered.ids.len())
+                .find(|&t| rendered.learned[t] != learned)
+                .unwrap_or(rendered.ids.len());
             let piece = tokenizer.decode(&rendered.ids[at..end]);
             text.push_str(&if learned { format!("⟦{piece}⟧") } else { piece });
             at = end;

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use clap::Args;
 use serde::Serialize;
-use taiyi_corpus::schema::{Content, Document};
+use taiyi_corpus::schema::Document;
 use taiyi_corpus::{Catalog, LeakIndex};
 use taiyi_eval::baselines::{self, ScoredBaseline};
 use taiyi_eval::items::card_labels;
@@ -190,7 +190,8 @@ impl Task {
             }
         }
         let labels = card_labels(card, false);
-        let items = Items::of(&test, labels.clone(), &ItemOptions { limit: Some(limit), ..ItemOptions::new(ask) });
+        let items =
+            Items::of(&test, labels.clone(), &ItemOptions { limit: Some(limit), ..ItemOptions::new(ask) });
         let metrics = taiyi_eval::score::metrics_of(ask);
         let learned = baselines::learn(&train, &labels, ask, SEED);
         let baselines = baselines::score_all(&learned, &items.items, &metrics)?;
@@ -203,7 +204,12 @@ struct Replies {
     scored: Scored,
 }
 
-fn score_all(tasks: &[Task], base: &Path, adapter: Option<&Path>, out: &Path) -> Result<Vec<Replies>, Failure> {
+fn score_all(
+    tasks: &[Task],
+    base: &Path,
+    adapter: Option<&Path>,
+    out: &Path,
+) -> Result<Vec<Replies>, Failure> {
     let options = LoadOptions { adapter: adapter.map(Path::to_owned), ..LoadOptions::default() };
     let mut model = ReplyModel::load(base, &options)?;
     let name = if adapter.is_some() { "tuned" } else { "base" };
@@ -211,7 +217,8 @@ fn score_all(tasks: &[Task], base: &Path, adapter: Option<&Path>, out: &Path) ->
         .map_err(|error| Failure::new(format!("{}: cannot be created: {error}", out.display())))?;
     let mut all = Vec::new();
     for task in tasks {
-        let progress = Progress::new(&format!("{name}: {}", task.name), task.items.items.len() as u64, "replies");
+        let progress =
+            Progress::new(&format!("{name}: {}", task.name), task.items.items.len() as u64, "replies");
         let mut replier = LocalReplier::new(&mut model, task.max_new_tokens);
         let path = out.join(format!("{}.jsonl", task.id));
         let run = taiyi_eval::run(&task.items.items, name, &mut replier, &path, &mut |at| {
@@ -312,6 +319,8 @@ fn summarise(comparisons: &[Comparison], report: &Path, adapter: &Path, seconds:
 
 #[cfg(test)]
 mod tests {
+    use taiyi_corpus::schema::Content;
+
     use super::*;
 
     #[test]
@@ -342,7 +351,8 @@ mod tests {
         embedded::write_samples(folder.path()).unwrap();
         for (id, ask, _) in TASKS {
             let card = Catalog::embedded().card(id).unwrap();
-            let document = taiyi_corpus::read(card, None, "test", folder.path()).unwrap().next().unwrap().unwrap();
+            let document =
+                taiyi_corpus::read(card, None, "test", folder.path()).unwrap().next().unwrap().unwrap();
             let fits = matches!(
                 (&document.content, ask),
                 (Content::Ie(_), Ask::Ner) | (Content::Tc(_), Ask::Tc) | (Content::Qa(_), Ask::Qa)

@@ -54,14 +54,16 @@ pub(crate) fn run(arguments: Arguments) -> CommandResult {
             continue;
         }
         if arguments.decode {
-            let record: Ids = serde_json::from_str(&line).map_err(|error| place(&error, "JSON with `ids`"))?;
+            let record: Ids =
+                serde_json::from_str(&line).map_err(|error| place(&error, "JSON with `ids`"))?;
             if let Some(id) = record.ids.iter().find(|&&id| id as usize >= tokenizer.vocab_size()) {
                 let expected = format!("ids under {}", tokenizer.vocab_size());
                 return Err(Failure::new(format!("{name}:{}: expected {expected}, found {id}", at + 1)));
             }
             terminal::line(&serde_json::json!({ "text": tokenizer.decode(&record.ids) }).to_string());
         } else {
-            let record: Text = serde_json::from_str(&line).map_err(|error| place(&error, "JSON with `text`"))?;
+            let record: Text =
+                serde_json::from_str(&line).map_err(|error| place(&error, "JSON with `text`"))?;
             let ids = if arguments.no_special {
                 tokenizer.encode(&record.text)
             } else {

@@ -36,7 +36,8 @@ pub(crate) fn run(arguments: Arguments) -> CommandResult {
     let Verb::Train { input, vocab_size, out } = arguments.verb;
     let inputs = input.iter().map(|name| parse_input(name)).collect::<Result<Vec<_>, _>>()?;
     let mut trainer = Trainer::new(TrainerOptions { vocab_size, ..TrainerOptions::default() })?;
-    let sizes: u64 = inputs.iter().filter_map(|(path, _)| std::fs::metadata(path).ok()).map(|file| file.len()).sum();
+    let sizes: u64 =
+        inputs.iter().filter_map(|(path, _)| std::fs::metadata(path).ok()).map(|file| file.len()).sum();
     let counting = Progress::new("counting", sizes, "bytes");
     let mut read = 0;
     for (path, weight) in &inputs {
@@ -63,9 +64,9 @@ fn parse_input(name: &str) -> Result<(PathBuf, f64), Failure> {
     match name.rsplit_once('=') {
         None => Ok((name.into(), 1.0)),
         Some((path, weight)) => {
-            let weight = weight
-                .parse()
-                .map_err(|_| Failure::new(format!("--input {name}: expected a number behind `=`, found `{weight}`")))?;
+            let weight = weight.parse().map_err(|_| {
+                Failure::new(format!("--input {name}: expected a number behind `=`, found `{weight}`"))
+            })?;
             Ok((path.into(), weight))
         }
     }
@@ -73,8 +74,9 @@ fn parse_input(name: &str) -> Result<(PathBuf, f64), Failure> {
 
 /// Calls back with each text of a file and the bytes it took.
 fn each_text(path: &Path, add: &mut dyn FnMut(&str, u64) -> Result<(), Failure>) -> Result<(), Failure> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| Failure::new(format!("{}: cannot be read as UTF-8 text: {error}", path.display())))?;
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        Failure::new(format!("{}: cannot be read as UTF-8 text: {error}", path.display()))
+    })?;
     let is_jsonl = path.extension().is_some_and(|extension| extension == "jsonl");
     for (at, line) in text.split_inclusive('\n').enumerate() {
         if !is_jsonl {

@@ -133,11 +133,16 @@ impl Observer for Watcher {
     }
 
     fn step(&mut self, record: &Record, _total_steps: u64, _report: bool) -> Next {
-        if self.lines && let Ok(line) = serde_json::to_string(record) {
+        if self.lines
+            && let Ok(line) = serde_json::to_string(record)
+        {
             terminal::line(&line);
         }
         if let Some(progress) = &self.progress {
-            progress.set(record.step, &format!("loss {:.3}, {:.0} tokens/s", record.loss, record.tokens_per_second));
+            progress.set(
+                record.step,
+                &format!("loss {:.3}, {:.0} tokens/s", record.loss, record.tokens_per_second),
+            );
         }
         Next::Continue
     }
