@@ -34,7 +34,7 @@ enum Verb {
     },
     /// Asks every question, writes the replies, scores them.
     ///
-    /// Writes report.json, report.md, report.html and predictions-<id>.jsonl.
+    /// Writes report.json, report.md, report.html and predictions-ID.jsonl.
     /// A run that was interrupted goes on where it stopped: replies of the same model to the same prompts are not asked for
     /// again.
     Run(RunArguments),
