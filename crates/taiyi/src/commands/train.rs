@@ -33,6 +33,12 @@ pub(crate) struct Arguments {
     /// Optimizer steps at most, in place of the recipe's.
     #[arg(long, value_name = "N")]
     max_steps: Option<u64>,
+    /// Samples (or windows) in a micro-batch, in place of the recipe's.
+    #[arg(long, value_name = "N")]
+    per_device_batch: Option<usize>,
+    /// Micro-batches in an optimizer step, in place of the recipe's.
+    #[arg(long, value_name = "N")]
+    accumulation: Option<usize>,
     /// Seed, in place of the recipe's.
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
@@ -48,6 +54,8 @@ pub(crate) fn run(arguments: Arguments) -> CommandResult {
         out: arguments.out,
         resume: arguments.resume,
         max_steps: arguments.max_steps,
+        per_device_batch: arguments.per_device_batch,
+        accumulation: arguments.accumulation,
         seed: arguments.seed,
         ..Overrides::default()
     };
