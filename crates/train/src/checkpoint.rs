@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! OUT/checkpoints/step-00000200/
-//!     training_state.safetensors   for every trainable tensor NAME: `parameter.NAME`, `exp_avg.NAME`, `exp_avg_sq.NAME`, f32
+//!     training_state.safetensors   for every trainable tensor NAME: `parameter.NAME`, `exp_avg.NAME` and, but for Muon's matrices, `exp_avg_sq.NAME`, f32
 //!     adapter_model.safetensors …  what other programs load
 //!     manifest.json                step, places, fingerprints, file sizes; written last
 //! ```
@@ -131,13 +131,17 @@ pub(crate) fn restore<L: Learner + ?Sized>(
         Ok(())
     };
     let parameters = learner.parameters();
-    if tensors.len() != 3 * parameters.len() {
-        return Err(refuse(format!("{} tensors; expected {}", tensors.len(), 3 * parameters.len())));
+    let seconds = optimizer.moments.iter().filter(|moments| moments.second.is_some()).count();
+    let expected = 2 * parameters.len() + seconds;
+    if tensors.len() != expected {
+        return Err(refuse(format!("{} tensors; expected {expected}", tensors.len())));
     }
     for (parameter, moments) in parameters.into_iter().zip(&mut optimizer.moments) {
         copy("parameter", parameter.name, parameter.shape, parameter.data)?;
         copy("exp_avg", parameter.name, parameter.shape, &mut moments.first)?;
-        copy("exp_avg_sq", parameter.name, parameter.shape, &mut moments.second)?;
+        if let Some(second) = &mut moments.second {
+            copy("exp_avg_sq", parameter.name, parameter.shape, second)?;
+        }
     }
     optimizer.step = manifest.step;
     Ok(())
@@ -151,9 +155,9 @@ fn write_state<L: Learner + ?Sized>(
     let parameters = learner.parameters();
     let mut tensors = Vec::with_capacity(3 * parameters.len());
     for (parameter, moments) in parameters.iter().zip(&optimizer.moments) {
-        let parts: [(&str, &[f32]); 3] =
-            [("parameter", parameter.data), ("exp_avg", &moments.first), ("exp_avg_sq", &moments.second)];
-        for (part, values) in parts {
+        let second = moments.second.as_ref().map(|second| ("exp_avg_sq", second.as_slice()));
+        let parts = [("parameter", &*parameter.data), ("exp_avg", moments.first.as_slice())];
+        for (part, values) in parts.into_iter().chain(second) {
             let view = TensorView::new(Dtype::F32, parameter.shape.to_vec(), bytemuck::cast_slice(values))
                 .expect("a parameter's shape is that of its data");
             tensors.push((format!("{part}.{}", parameter.name), view));

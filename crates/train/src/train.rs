@@ -1,6 +1,6 @@
 //! From a recipe to a trained model.
 
-use crate::data::{Dataset, RenderedSample, TextWindows};
+use crate::data::{Dataset, RenderedSample, TextItem, TextWindows};
 use crate::decoder::DecoderLearner;
 use crate::fit::{HeldOut, Run, Summary, check_unoccupied};
 use crate::observer::Observer;
@@ -91,19 +91,19 @@ pub fn evaluate_bits_per_byte<'a>(
 
 /// How the data of a recipe become tokens.
 enum Preparation<'a> {
-    Windows { tokenizer: &'a Tokenizer, windows: TextWindows },
+    Windows { tokenizer: &'a Tokenizer, windows: TextWindows, format: Option<ChatFormat> },
     Conversations { tokenizer: &'a Tokenizer, format: ChatFormat, max_length: usize, stage: Option<u8> },
 }
 
 impl<'a> Preparation<'a> {
     fn new(recipe: &Recipe, folder: &Path, tokenizer: &'a Tokenizer) -> Result<Self, TrainError> {
+        let format = match &recipe.chat_format {
+            Some(name) => ChatFormat::by_name(name, tokenizer),
+            None => ChatFormat::load(folder, tokenizer),
+        };
         if recipe.kind == Kind::Sft {
-            let format = match &recipe.chat_format {
-                Some(name) => ChatFormat::by_name(name, tokenizer)?,
-                None => ChatFormat::load(folder, tokenizer)?,
-            };
             let (max_length, stage) = (recipe.max_length, recipe.learn_stage);
-            return Ok(Self::Conversations { tokenizer, format, max_length, stage });
+            return Ok(Self::Conversations { tokenizer, format: format?, max_length, stage });
         }
         let found = "without an end-of-text token".to_owned();
         let missing = || recipe.wrong("tokenizer", found, "one with `<|endoftext|>` or an `eos_token`");
@@ -112,28 +112,47 @@ impl<'a> Preparation<'a> {
             end_of_text: end_of_text(tokenizer).ok_or_else(missing)?,
             attend_across_documents: recipe.attend_across_documents,
         };
-        Ok(Self::Windows { tokenizer, windows })
+        // A tokenizer for raw text alone need not know how to chat, unless the recipe names a format.
+        let format = if recipe.chat_format.is_some() { Some(format?) } else { format.ok() };
+        Ok(Self::Windows { tokenizer, windows, format })
     }
 
     fn dataset(&self, sources: &[Source], store: &Path, seed: u64) -> Result<Dataset, TrainError> {
         match self {
-            Self::Windows { tokenizer, windows } => {
-                Dataset::from_text(sources, store, *windows, seed, &|text| tokenizer.encode(text))
+            Self::Windows { tokenizer, windows, format } => {
+                let encode = |item: &TextItem| match (item, format) {
+                    (TextItem::Document(text), _) => Ok(tokenizer.encode(text)),
+                    (TextItem::Conversation(conversation), Some(format)) => {
+                        rendered(tokenizer, format, conversation).map(|sample| sample.ids)
+                    }
+                    (TextItem::Conversation(_), None) => {
+                        Err("a conversation, and the tokenizer has no chat format; name one in `chat_format`"
+                            .to_owned())
+                    }
+                };
+                Dataset::from_text(sources, store, *windows, seed, &encode)
             }
             Self::Conversations { tokenizer, format, max_length, stage } => {
                 let render = |conversation: &Conversation| {
                     if stage.is_some_and(|stage| !conversation.in_stage(stage)) {
                         return Ok(None);
                     }
-                    let rendered = format
-                        .render(tokenizer, &messages(conversation), false)
-                        .map_err(|error| error.to_string())?;
-                    Ok(Some(RenderedSample { ids: rendered.ids, learned: rendered.learned }))
+                    rendered(tokenizer, format, conversation).map(Some)
                 };
                 Dataset::from_conversations(sources, store, *max_length, seed, &render)
             }
         }
     }
+}
+
+fn rendered(
+    tokenizer: &Tokenizer,
+    format: &ChatFormat,
+    conversation: &Conversation,
+) -> Result<RenderedSample, String> {
+    let rendered =
+        format.render(tokenizer, &messages(conversation), false).map_err(|error| error.to_string())?;
+    Ok(RenderedSample { ids: rendered.ids, learned: rendered.learned })
 }
 
 fn messages(conversation: &Conversation) -> Vec<Message> {

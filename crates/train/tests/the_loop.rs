@@ -5,7 +5,7 @@ mod tiny;
 use std::fs;
 use std::path::{Path, PathBuf};
 use taiyi_model::Checkpoint;
-use taiyi_train::data::{Dataset, TextWindows};
+use taiyi_train::data::{Dataset, TextItem, TextWindows};
 use taiyi_train::recipe::Source;
 use taiyi_train::{
     Held, HeldOut, Next, Observer, Recipe, Record, Run, RunPlan, Silent, Summary, TokenBytes, TrainError,
@@ -56,7 +56,10 @@ fn dataset(folder: &Path, name: &str, content: &str, recipe: &Recipe) -> Dataset
     let path = folder.join(name);
     fs::write(&path, content).unwrap();
     let windows = TextWindows { length: recipe.max_length, end_of_text: 0, attend_across_documents: false };
-    let encode = |text: &str| text.bytes().map(|byte| u32::from(byte % 31) + 1).collect();
+    let encode = |item: &TextItem| match item {
+        TextItem::Document(text) => Ok(text.bytes().map(|byte| u32::from(byte % 31) + 1).collect()),
+        TextItem::Conversation(_) => Err("no chat format".to_owned()),
+    };
     let store = folder.join(format!("{name}.tokens"));
     Dataset::from_text(&[Source::from_path(path)], &store, windows, recipe.seed, &encode).unwrap()
 }

@@ -15,7 +15,7 @@ mod text;
 
 pub use conversations::RenderedSample;
 pub use packing::Pack;
-pub use text::{Documents, TextWindows};
+pub use text::{Documents, TextItem, TextWindows};
 
 use crate::TrainError;
 use crate::recipe::Source;
@@ -179,12 +179,13 @@ impl Dataset {
             }
             Some(windows) => {
                 let stored = self.store.read(item.start, length + 1)?;
-                let labels = stored[1..].iter().map(|&token| token as i32).collect();
-                let ids = stored[..length].to_vec();
+                let labels = stored[1..].iter().map(|&token| store::id(token) as i32).collect();
+                let ids = stored[..length].iter().map(|&token| store::id(token)).collect();
                 let mut starts = vec![0];
                 if !windows.attend_across_documents {
-                    let ends = (1..length as u32).filter(|&place| ids[place as usize] == windows.end_of_text);
-                    starts.extend(ends);
+                    let borders =
+                        (1..length as u32).filter(|&place| store::is_marked(stored[place as usize]));
+                    starts.extend(borders);
                 }
                 let origin = format!("{} window {}", report.path.display(), item.line);
                 Ok(Sample { ids, labels, starts, origin })

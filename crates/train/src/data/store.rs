@@ -1,4 +1,4 @@
-//! A flat file of tokens. The highest bit says that a token is learned.
+//! A flat file of tokens. The highest bit marks one: as learned in conversations, as the border of a document in text.
 
 use crate::TrainError;
 use std::fs::File;
@@ -6,19 +6,29 @@ use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use xxhash_rust::xxh3::Xxh3;
 
-const LEARNED: u32 = 1 << 31;
+const MARK: u32 = 1 << 31;
 
-pub(crate) fn stored(id: u32, learned: bool) -> u32 {
-    debug_assert!(id < LEARNED, "a vocabulary has fewer than 2^31 tokens");
-    if learned { id | LEARNED } else { id }
+/// A token with the mark.
+pub(crate) fn marked(id: u32) -> u32 {
+    stored(id, true)
+}
+
+pub(crate) fn stored(id: u32, marked: bool) -> u32 {
+    debug_assert!(id < MARK, "a vocabulary has fewer than 2^31 tokens");
+    if marked { id | MARK } else { id }
 }
 
 pub(crate) fn id(stored: u32) -> u32 {
-    stored & !LEARNED
+    stored & !MARK
 }
 
+pub(crate) fn is_marked(stored: u32) -> bool {
+    stored & MARK != 0
+}
+
+/// The label of a conversation's token.
 pub(crate) fn label(stored: u32) -> i32 {
-    if stored & LEARNED == 0 { super::IGNORED } else { id(stored) as i32 }
+    if is_marked(stored) { id(stored) as i32 } else { super::IGNORED }
 }
 
 /// A file that goes when nothing needs it any more, also when it was never finished.

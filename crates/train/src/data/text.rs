@@ -1,9 +1,11 @@
-//! Raw text for pre-training: documents joined by the end-of-text token and cut into windows.
+//! Text for pre-training: documents joined by the end-of-text token and cut into windows.
 //!
 //! ```text
 //! store     E a a a a E b b E c c c c c c E        E: end of text, which opens every document and closes the last
 //! windows   |E a a a|a E b b|E c c c|c c c|        max_length 4; each input predicts the token after it
 //! ```
+//!
+//! A chat format may put the same token around its turns; at the ends of a conversation it is not written twice.
 
 use super::files::{Lines, is_json_lines};
 use super::store::StoreWriter;
@@ -13,20 +15,33 @@ use crate::recipe::{Source, TextUnit};
 use rayon::prelude::*;
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
+use taiyi_instruct::Conversation;
+
+/// What pre-training reads as one piece.
+#[derive(Debug, Clone, PartialEq)]
+pub enum TextItem {
+    /// Running text.
+    Document(String),
+    /// A conversation, every token of which is learned, those of the prompts too.
+    Conversation(Conversation),
+}
 
 /// Reads the documents of a text source, one after another.
 ///
-/// JSON lines hold a document in `text`, and any other fields; plain text is cut as the source's `unit` says.
+/// JSON lines hold a document in `text`, and any other fields, or are conversations; plain text is cut as the source's
+/// `unit` says.
 pub struct Documents {
     path: PathBuf,
     lines: Lines,
     json: bool,
     unit: TextUnit,
+    /// Line of the last record of a JSON file, for messages.
+    line: u64,
 }
 
 #[derive(Deserialize)]
 struct Record {
-    text: String,
+    text: Option<String>,
 }
 
 impl Documents {
@@ -41,10 +56,11 @@ impl Documents {
             lines: Lines::open(&source.path)?,
             json: is_json_lines(&source.path),
             unit: source.unit,
+            line: 0,
         })
     }
 
-    fn read(&mut self) -> Result<Option<String>, TrainError> {
+    fn read(&mut self) -> Result<Option<TextItem>, TrainError> {
         let mut document = String::new();
         while let Some((line, text)) = self.lines.next()? {
             let blank = text.trim().is_empty();
@@ -52,19 +68,25 @@ impl Documents {
                 if blank {
                     continue;
                 }
-                let record: Record = serde_json::from_str(text).map_err(|error| TrainError::Data {
+                self.line = line;
+                let refuse = |error: serde_json::Error| TrainError::Data {
                     path: self.path.clone(),
                     line,
-                    message: format!("expected an object with the string `text`: {error}"),
-                })?;
-                if record.text.trim().is_empty() {
-                    continue;
+                    message: format!("expected an object with the string `text`, or a conversation: {error}"),
+                };
+                let record: Record = serde_json::from_str(text).map_err(refuse)?;
+                match record.text {
+                    Some(document) if document.trim().is_empty() => continue,
+                    Some(document) => return Ok(Some(TextItem::Document(document))),
+                    None => {
+                        let conversation = serde_json::from_str(text).map_err(refuse)?;
+                        return Ok(Some(TextItem::Conversation(conversation)));
+                    }
                 }
-                return Ok(Some(record.text));
             }
             match self.unit {
                 TextUnit::Line if blank => {}
-                TextUnit::Line => return Ok(Some(text.to_owned())),
+                TextUnit::Line => return Ok(Some(TextItem::Document(text.to_owned()))),
                 TextUnit::BlankLine if blank && document.is_empty() => {}
                 TextUnit::BlankLine if blank => break,
                 TextUnit::BlankLine | TextUnit::File => {
@@ -74,20 +96,20 @@ impl Documents {
             }
         }
         document.truncate(document.trim_end().len());
-        Ok((!document.is_empty()).then_some(document))
+        Ok((!document.is_empty()).then_some(TextItem::Document(document)))
     }
 }
 
 impl Iterator for Documents {
-    type Item = Result<String, TrainError>;
+    type Item = Result<TextItem, TrainError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         self.read().transpose()
     }
 }
 
-/// Characters tokenised at a time, by all threads together.
-const CHUNK: usize = 1 << 22;
+/// Documents tokenised at a time, by all threads together.
+const CHUNK: usize = 4096;
 
 /// How raw text is cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -112,13 +134,14 @@ impl Dataset {
         store_path: &Path,
         windows: TextWindows,
         seed: u64,
-        encode: &(dyn Fn(&str) -> Vec<u32> + Sync),
+        encode: &(dyn Fn(&TextItem) -> Result<Vec<u32>, String> + Sync),
     ) -> Result<Self, TrainError> {
         let length = windows.length;
         let mut writer = StoreWriter::create(store_path)?;
         let mut items = Vec::new();
         let mut reports = Vec::new();
-        let end = [store::stored(windows.end_of_text, false)];
+        // Marked, as the same token may also close the turns of a conversation.
+        let end = [store::marked(windows.end_of_text)];
         for (index, source) in sources.iter().enumerate() {
             let first = writer.position();
             let mut records = 0;
@@ -126,20 +149,32 @@ impl Dataset {
             writer.push(&end)?;
             loop {
                 let mut chunk = Vec::new();
-                let mut size = 0;
-                while size < CHUNK
+                while chunk.len() < CHUNK
                     && let Some(document) = documents.next().transpose()?
                 {
-                    size += document.len();
-                    chunk.push(document);
+                    chunk.push((documents.line, document));
                 }
                 if chunk.is_empty() {
                     break;
                 }
                 records += chunk.len() as u64;
-                let encoded: Vec<Vec<u32>> = chunk.par_iter().map(|document| encode(document)).collect();
+                let encode = |(line, document): &(u64, TextItem)| {
+                    let refuse =
+                        |message| TrainError::Data { path: source.path.clone(), line: *line, message };
+                    encode(document).map_err(refuse)
+                };
+                let encoded: Vec<Result<Vec<u32>, TrainError>> = chunk.par_iter().map(encode).collect();
                 for tokens in encoded {
-                    writer.push(&tokens)?;
+                    let tokens = tokens?;
+                    let tokens = within(windows.end_of_text, &tokens);
+                    match source.echo {
+                        Some(most) => {
+                            let tokens = &tokens[..tokens.len().min(most)];
+                            writer.push(tokens)?;
+                            writer.push(tokens)?;
+                        }
+                        None => writer.push(tokens)?,
+                    }
                     writer.push(&end)?;
                 }
             }
@@ -169,16 +204,41 @@ impl Dataset {
     }
 }
 
+/// The tokens between the marks at both ends.
+fn within(mark: u32, tokens: &[u32]) -> &[u32] {
+    let tokens = tokens.strip_prefix(&[mark]).unwrap_or(tokens);
+    tokens.strip_suffix(&[mark]).unwrap_or(tokens)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::io::Write;
 
-    fn documents(name: &str, content: &[u8], unit: TextUnit) -> Vec<String> {
+    fn items(name: &str, content: &[u8], unit: TextUnit) -> Vec<TextItem> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(name);
         std::fs::write(&path, content).unwrap();
         Documents::open(&Source { unit, ..Source::from_path(path) }).unwrap().map(Result::unwrap).collect()
+    }
+
+    fn documents(name: &str, content: &[u8], unit: TextUnit) -> Vec<String> {
+        let text = |item| match item {
+            TextItem::Document(text) => text,
+            TextItem::Conversation(conversation) => panic!("{conversation:?}"),
+        };
+        items(name, content, unit).into_iter().map(text).collect()
+    }
+
+    #[test]
+    fn conversations_may_stand_among_documents() {
+        let lines = r#"{"text": "a"}
+{"conversation_id": 1, "category": "TC", "language": "en", "conversation": [{"human": "q", "assistant": "r"}]}
+"#;
+        let found = items("a.jsonl", lines.as_bytes(), TextUnit::File);
+        assert_eq!(found[0], TextItem::Document("a".to_owned()));
+        assert!(matches!(&found[1], TextItem::Conversation(c) if c.conversation[0].assistant == "r"));
+        assert_eq!(found.len(), 2);
     }
 
     #[test]
@@ -214,7 +274,7 @@ mod tests {
         ));
         assert!(
             message("a.jsonl", b"{\"text\": \"x\"}\n{\"txt\": 1}\n")
-                .contains("a.jsonl:2: expected an object with the string `text`")
+                .contains("a.jsonl:2: expected an object with the string `text`, or a conversation")
         );
     }
 
@@ -222,24 +282,37 @@ mod tests {
     fn windows_cover_every_token_once_and_start_afresh_at_documents() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.txt");
-        std::fs::write(&path, "aaaa\nbb\ncccccc\n").unwrap();
-        let source = Source { unit: TextUnit::Line, ..Source::from_path(path) };
+        // The mark between documents may occur inside one, as between the turns of a conversation.
+        std::fs::write(&path, "aaaa\n\0b\0b\0\ncccccc\n").unwrap();
+        let source = Source { unit: TextUnit::Line, ..Source::from_path(path.clone()) };
         let windows = TextWindows { length: 4, end_of_text: 0, attend_across_documents: false };
-        let encode = |text: &str| text.bytes().map(u32::from).collect();
+        let encode = |item: &TextItem| match item {
+            TextItem::Document(text) => Ok(text.bytes().map(u32::from).collect()),
+            TextItem::Conversation(_) => Err("no chat format".to_owned()),
+        };
         let store = folder.path().join("tokens");
-        let mut data = Dataset::from_text(&[source], &store, windows, 1, &encode).unwrap();
+        let mut data =
+            Dataset::from_text(std::slice::from_ref(&source), &store, windows, 1, &encode).unwrap();
         let samples: Vec<_> = data.in_file_order().map(Result::unwrap).collect();
-        let stream: Vec<u32> = "\0aaaa\0bb\0cccccc\0".bytes().map(u32::from).collect();
+        let stream: Vec<u32> = "\0aaaa\0b\0b\0cccccc\0".bytes().map(u32::from).collect();
         let ids: Vec<u32> = samples.iter().flat_map(|sample| sample.ids.clone()).collect();
         let labels: Vec<u32> =
             samples.iter().flat_map(|sample| sample.labels.iter().map(|&l| l as u32)).collect();
-        assert_eq!(ids, stream[..15]);
+        assert_eq!(ids, stream[..16]);
         assert_eq!(labels, stream[1..]);
-        assert_eq!(samples.iter().map(|s| s.ids.len()).collect::<Vec<_>>(), [4, 4, 4, 3]);
-        assert_eq!(samples[1].starts, [0, 1], "`a`, then the document `bb`");
-        assert_eq!(samples[2].starts, [0]);
+        assert_eq!(samples.iter().map(|s| s.ids.len()).collect::<Vec<_>>(), [4, 4, 4, 4]);
+        assert_eq!(samples[1].starts, [0, 1], "`a`, then the document `b\0b`");
+        assert_eq!(samples[2].starts, [0, 1], "`b`, then the document `cccccc`");
+        assert_eq!(samples[3].starts, [0]);
         assert_eq!(data.reports()[0].records, 3);
         drop(data);
         assert!(!store.exists(), "the store goes with the data");
+        let source = Source { echo: Some(2), unit: TextUnit::Line, ..Source::from_path(path) };
+        let windows = TextWindows { length: 99, ..windows };
+        let mut data = Dataset::from_text(&[source], &store, windows, 1, &encode).unwrap();
+        let sample = data.in_file_order().next().unwrap().unwrap();
+        let stream: Vec<u32> = "\0aaaa\0b\0b\0\0cccc".bytes().map(u32::from).collect();
+        assert_eq!(sample.ids, stream);
+        assert_eq!(sample.starts, [0, 5, 10]);
     }
 }

@@ -58,6 +58,17 @@ pub enum Checkpointing {
     EveryBlock,
 }
 
+/// How gradients become steps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Optimizer {
+    /// A scale for every number (Loshchilov and Hutter 2019).
+    Adamw,
+    /// Orthogonal steps for matrices (Jordan et al. 2024), AdamW for tables of tokens, norms and biases. Learns more from
+    /// each token when a model is trained in full; costs a share of the step that falls as the batch grows.
+    Muon,
+}
+
 /// Held-out data and how often its loss is measured.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -151,7 +162,13 @@ pub struct Recipe {
     /// Learning rate at the end as a share of the peak (cosine, warmup_stable_decay).
     #[serde(default)]
     pub final_learning_rate_ratio: f64,
-    /// AdamW's decoupled decay of matrices; norms and biases are never decayed.
+    /// Which rule makes the steps.
+    #[serde(default = "default::optimizer")]
+    pub optimizer: Optimizer,
+    /// Muon's decay of the momentum.
+    #[serde(default = "default::momentum")]
+    pub momentum: f64,
+    /// Decoupled decay of matrices; norms and biases are never decayed.
     #[serde(default)]
     pub weight_decay: f64,
     /// AdamW's two decay rates of the moments.
@@ -202,7 +219,7 @@ pub struct Recipe {
 }
 
 mod default {
-    use super::{Checkpointing, Shape};
+    use super::{Checkpointing, Optimizer, Shape};
 
     pub(super) fn lora_alpha() -> f32 {
         16.0
@@ -215,6 +232,12 @@ mod default {
     }
     pub(super) fn decay_ratio() -> f64 {
         0.2
+    }
+    pub(super) fn optimizer() -> Optimizer {
+        Optimizer::Adamw
+    }
+    pub(super) fn momentum() -> f64 {
+        0.95
     }
     pub(super) fn betas() -> [f64; 2] {
         [0.9, 0.999]
@@ -377,6 +400,7 @@ impl Recipe {
         }
         let below_one = [
             ("lora_dropout", f64::from(self.lora_dropout)),
+            ("momentum", self.momentum),
             ("betas", self.betas[0]),
             ("betas", self.betas[1]),
         ];

@@ -33,12 +33,16 @@ pub struct Source {
     pub weight: Option<f64>,
     /// Where documents end in plain text.
     pub unit: TextUnit,
+    /// Pre-training: a document is its first so many tokens, twice in a row. A small model learns to copy from such text
+    /// long before it would from any other.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub echo: Option<usize>,
 }
 
 impl Source {
     /// Makes a source of a path alone.
     pub fn from_path(path: PathBuf) -> Self {
-        Self { path, name: None, repeats: None, weight: None, unit: TextUnit::default() }
+        Self { path, name: None, repeats: None, weight: None, unit: TextUnit::default(), echo: None }
     }
 
     /// Returns the name to report the source by.
@@ -57,6 +61,7 @@ impl Source {
                 Some(("data.repeats", repeats.to_string(), "a number above 0"))
             }
             (_, Some(weight)) if bad(weight) => Some(("data.weight", weight.to_string(), "a number above 0")),
+            _ if self.echo == Some(0) => Some(("data.echo", "0".to_owned(), "at least 1 token")),
             _ => None,
         }
     }
@@ -73,6 +78,7 @@ impl<'de> Deserialize<'de> for Source {
             weight: Option<f64>,
             #[serde(default)]
             unit: TextUnit,
+            echo: Option<usize>,
         }
 
         struct Either;
@@ -88,9 +94,9 @@ impl<'de> Deserialize<'de> for Source {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Source, A::Error> {
-                let Table { path, name, repeats, weight, unit } =
+                let Table { path, name, repeats, weight, unit, echo } =
                     Table::deserialize(MapAccessDeserializer::new(map))?;
-                Ok(Source { path, name, repeats, weight, unit })
+                Ok(Source { path, name, repeats, weight, unit, echo })
             }
         }
         deserializer.deserialize_any(Either)

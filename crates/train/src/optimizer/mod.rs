@@ -1,48 +1,67 @@
-//! AdamW over a list of tensors, clipping by the norm of all gradients, and the check that all of them train.
+//! AdamW or Muon over a list of tensors, clipping by the norm of all gradients, and the check that all of them train.
+
+mod muon;
 
 use crate::TrainError;
-use crate::recipe::Recipe;
+use crate::recipe::{self, Recipe};
+use muon::{Muon, Scratch};
 use taiyi_kernels::{AdamW, adamw, sum_of_squares};
 use taiyi_model::Parameter;
 
-/// The moments of every trainable tensor, f32.
+/// What is remembered of the gradients of every trainable tensor, f32.
 #[derive(Debug)]
 pub(crate) struct Optimizer {
     pub(crate) moments: Vec<Moments>,
     /// Steps taken.
     pub(crate) step: u64,
+    momentum: f32,
     betas: [f32; 2],
     eps: f32,
     weight_decay: f32,
+    scratch: Scratch,
 }
 
+/// The moments of one tensor.
 #[derive(Debug)]
 pub(crate) struct Moments {
     pub(crate) first: Vec<f32>,
-    pub(crate) second: Vec<f32>,
+    /// `None` for a matrix that Muon updates.
+    pub(crate) second: Option<Vec<f32>>,
 }
 
 impl Optimizer {
     pub(crate) fn new(recipe: &Recipe, parameters: &[Parameter<'_>]) -> Self {
-        let zero = |parameter: &Parameter<'_>| Moments {
-            first: vec![0.0; parameter.data.len()],
-            second: vec![0.0; parameter.data.len()],
+        let muon = recipe.optimizer == recipe::Optimizer::Muon;
+        let zero = |parameter: &Parameter<'_>| {
+            let zeros = vec![0.0; parameter.data.len()];
+            let second = (!(muon && orthogonal(parameter))).then(|| zeros.clone());
+            Moments { first: zeros, second }
         };
         Self {
             moments: parameters.iter().map(zero).collect(),
             step: 0,
+            momentum: recipe.momentum as f32,
             betas: recipe.betas.map(|beta| beta as f32),
             eps: recipe.eps as f32,
             weight_decay: recipe.weight_decay as f32,
+            scratch: Scratch::default(),
         }
     }
 
     /// Takes one step. Vectors (norms and biases) are not decayed, as in transformers' trainer.
     pub(crate) fn step(&mut self, parameters: &mut [Parameter<'_>], rate: f64, gradient_scale: f32) {
         self.step += 1;
+        let lr = rate as f32;
         for (parameter, moments) in parameters.iter_mut().zip(&mut self.moments) {
+            let Some(second) = &mut moments.second else {
+                let options =
+                    Muon { lr, momentum: self.momentum, weight_decay: self.weight_decay, gradient_scale };
+                let shape = (parameter.shape[0], parameter.shape[1]);
+                options.step(shape, parameter.data, parameter.grad, &mut moments.first, &mut self.scratch);
+                continue;
+            };
             let options = AdamW {
-                lr: rate as f32,
+                lr,
                 beta1: self.betas[0],
                 beta2: self.betas[1],
                 eps: self.eps,
@@ -50,9 +69,16 @@ impl Optimizer {
                 step: self.step,
                 gradient_scale,
             };
-            adamw(&options, parameter.data, parameter.grad, &mut moments.first, &mut moments.second);
+            adamw(&options, parameter.data, parameter.grad, &mut moments.first, second);
         }
     }
+}
+
+/// Whether a tensor maps vectors to vectors. Tables of tokens and the output layer do not: their rows belong to tokens
+/// of very different frequency, and AdamW's scale for each number serves them better (Jordan et al. 2024).
+fn orthogonal(parameter: &Parameter<'_>) -> bool {
+    let table = ["embed_tokens", "wte", "lm_head"].iter().any(|part| parameter.name.contains(part));
+    parameter.shape.len() == 2 && !table
 }
 
 /// Returns the Euclidean norm of all gradients.
