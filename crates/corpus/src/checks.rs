@@ -186,8 +186,9 @@ fn check_variant<S: Source + ?Sized>(
                     counts.unreadable += 1;
                     let code = if error.is_record() { "unreadable_record" } else { "unreadable_file" };
                     let message = error.to_string();
-                    let place = message.split(": ").next().unwrap_or_default().to_owned();
-                    findings.add(Level::Error, code, place, message);
+                    // Errors begin with their place; a finding has a field for it.
+                    let (place, message) = message.split_once(": ").unwrap_or(("", &message));
+                    findings.add(Level::Error, code, place.to_owned(), message.to_owned());
                 }
             }
         }

@@ -180,7 +180,11 @@ fn read_source(
     Ok(texts)
 }
 
-fn exclude(
+/// Adds the documents of a source to those that must not be learned: their ids, and their texts where it has any.
+///
+/// # Errors
+/// When the source is missing or damaged.
+pub fn exclude(
     source: &TextSource,
     catalog: &Catalog,
     source_dir: &Path,

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::schema::{Content, Document, Language};
 
 pub use archive::decode_text;
-pub use collect::{TextProgress, TextReport, TextSplit, collect};
+pub use collect::{TextProgress, TextReport, TextSplit, collect, exclude};
 
 /// Which files pre-training text comes from.
 #[derive(Clone, Debug, Deserialize)]
@@ -34,7 +34,7 @@ pub struct TextRecipe {
 }
 
 /// Some files of one dataset.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TextSource {
     /// Dataset id: the folder under the source folder.
@@ -49,7 +49,7 @@ pub struct TextSource {
 }
 
 /// How text is laid out in a file.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Layout {
     /// PubTator: `ID|t|title` and `ID|a|abstract`.

@@ -36,8 +36,9 @@ pub struct Options {
     pub end_inclusive: bool,
     /// An entity's type.
     pub kind: String,
-    /// An entity's text.
-    pub surface: String,
+    /// An entity's text, if it is given; otherwise it is what stands at the offsets (CMID).
+    #[serde(default)]
+    pub surface: Option<String>,
 }
 
 /// Reads records with entities into documents of one passage each.
@@ -65,17 +66,18 @@ fn document(record: &JsonRecord, options: &Options) -> Result<Document, Error> {
         };
         let (start, end) = (place(&options.start)?, place(&options.end)?);
         let span = CharSpan::new(start, end.saturating_add(usize::from(options.end_inclusive)));
-        if index.slice(span).is_none() {
-            return Err(record.at.record(
+        let found = index.slice(span).ok_or_else(|| {
+            record.at.record(
                 format!("offsets within the {} characters of the text", index.chars()),
                 format!("`{start}..{end}`"),
                 "repair or remove the entity; check `end_inclusive` in the card",
-            ));
-        }
+            )
+        })?;
+        let surface = options.surface.as_ref().map_or_else(|| Ok(found.to_owned()), |field| words(field))?;
         entities.push(Entity {
             id: format!("T{}", number + 1),
             kind: words(&options.kind)?,
-            text: vec![words(&options.surface)?],
+            text: vec![surface],
             offsets: vec![span],
             normalized: Vec::new(),
         });

@@ -26,6 +26,7 @@ pub mod labelled_json;
 pub mod labelled_sentences;
 pub mod labelled_table;
 pub mod medtag;
+pub mod pair_json;
 pub mod pair_table;
 pub mod pubtator;
 pub mod triples_json;
@@ -54,6 +55,8 @@ pub enum Format {
     LabelledTable(labelled_table::Options),
     /// An archive of sentences and, beside them, their labels.
     LabelledSentences(labelled_sentences::Options),
+    /// JSON records of text pairs.
+    PairJson(pair_json::Options),
     /// Tables of text pairs.
     PairTable(pair_table::Options),
     /// JSON records of instruction, input and output.
@@ -142,6 +145,7 @@ pub fn read_from<S: Source + ?Sized>(
         Format::LabelledJson(options) => files.each(|input| labelled_json::read(input, options))?,
         Format::LabelledTable(options) => files.each(|input| labelled_table::read(input, options))?,
         Format::LabelledSentences(options) => labelled_sentences::read(&files, options)?,
+        Format::PairJson(options) => files.each(|input| pair_json::read(input, options))?,
         Format::PairTable(options) => files.each(|input| pair_table::read(input, options))?,
         Format::InstructionJson(options) => files.each(|input| instruction_json::read(input, options))?,
         Format::DialogueJson(options) => files.each(|input| dialogue_json::read(input, options))?,
