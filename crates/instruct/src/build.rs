@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use taiyi_corpus::LeakIndex;
 use taiyi_corpus::card::IdSpace;
+use taiyi_corpus::plain_text::Layout;
 use taiyi_corpus::schema::{Document, Language};
 
 use crate::answers::Answer;
@@ -166,20 +167,26 @@ struct Builder<'a> {
 impl Builder<'_> {
     /// Reads the documents that must not be learned.
     fn exclude(&mut self, source: &dyn DocumentSource) -> Result<(), Error> {
+        let nothing =
+            |gone: Absent| Absent { reason: format!("nothing to exclude: {}", gone.reason), ..gone };
         for exclude in &self.recipe.exclude {
-            for split in &exclude.splits {
-                match source.open(&exclude.id, split)? {
+            let Layout::Card { splits } = &exclude.layout else {
+                let gone = source.exclude_files(exclude, &mut self.excluded)?;
+                self.absent.extend(gone.into_iter().map(nothing));
+                continue;
+            };
+            for split in splits {
+                match source.open(&exclude.dataset, split)? {
                     Opened::Documents(documents) => {
                         for document in documents {
                             // A record that cannot be read cannot be told apart from a leak, so it is no small matter.
-                            self.excluded.add_document(&document?, source.ids(&exclude.id));
+                            self.excluded.add_document(&document?, source.ids(&exclude.dataset));
                         }
                     }
-                    Opened::Absent(reason) => self.absent.push(Absent {
-                        dataset: exclude.id.clone(),
-                        split: split.clone(),
-                        reason: format!("nothing to exclude: {reason}"),
-                    }),
+                    Opened::Absent(reason) => {
+                        let (dataset, split) = (exclude.dataset.clone(), split.clone());
+                        self.absent.push(nothing(Absent { dataset, split, reason }));
+                    }
                 }
             }
         }
@@ -236,10 +243,11 @@ impl Builder<'_> {
             return None;
         }
         let leak = self.excluded.find_document(document, ids)?;
-        // Names are `dataset:split:id`.
+        // Names are `dataset:split:id`, or `dataset` where the source has no splits.
         let mut name = leak.against.split(':');
-        let (dataset, split) = (name.next().unwrap_or_default(), name.next().unwrap_or_default());
-        Some(format!("also in {dataset}/{split}, which is excluded"))
+        let dataset = name.next().unwrap_or_default();
+        let of = name.next().map_or_else(|| dataset.to_owned(), |split| format!("{dataset}/{split}"));
+        Some(format!("also in {of}, which is excluded"))
     }
 
     fn progress<'b>(&self, entry: &'b DatasetMix, split: &'b str) -> Progress<'b> {

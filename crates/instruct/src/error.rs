@@ -49,6 +49,9 @@ pub enum Error {
     /// A source file is broken or of another format than its card says.
     #[error(transparent)]
     Corpus(#[from] taiyi_corpus::Error),
+    /// A file of what must not be learned is broken or of another layout than the recipe says.
+    #[error(transparent)]
+    Text(#[from] taiyi_corpus::plain_text::TextError),
 }
 
 impl Error {

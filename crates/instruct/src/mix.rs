@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+use taiyi_corpus::plain_text::TextSource;
 
 use crate::error::Error;
 use crate::labels::LabelName;
@@ -32,21 +33,12 @@ pub struct MixRecipe {
     #[serde(default)]
     pub caps: Caps,
     /// Documents that must not be learned, such as those of the test sets: whatever shares an id with one of them, or
-    /// nearly its text, is left out of every dataset and counted.
+    /// nearly its text, is left out of every dataset and counted. Written as in a text recipe; a test set without a card
+    /// is named by its files.
     #[serde(default)]
-    pub exclude: Vec<Exclude>,
+    pub exclude: Vec<TextSource>,
     /// The datasets in order.
     pub dataset: Vec<DatasetMix>,
-}
-
-/// Splits of a dataset that must not be learned.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Exclude {
-    /// The dataset's id.
-    pub id: String,
-    /// The splits.
-    pub splits: Vec<String>,
 }
 
 /// Limits over the whole mix.

@@ -3,9 +3,11 @@
 use std::path::PathBuf;
 
 use taiyi_corpus::card::IdSpace;
+use taiyi_corpus::plain_text::{TextSource, exclude};
 use taiyi_corpus::schema::Document;
-use taiyi_corpus::{Catalog, read};
+use taiyi_corpus::{Catalog, LeakIndex, read};
 
+use crate::build::Absent;
 use crate::error::Error;
 use crate::labels::DatasetLabels;
 
@@ -30,6 +32,13 @@ pub trait DocumentSource {
     /// # Errors
     /// Where the dataset is there and cannot be read.
     fn open(&self, dataset: &str, split: &str) -> Result<Opened<'_>, Error>;
+
+    /// Adds the texts and ids of a source that is laid out in files, with no card to read it by, to those that must not be
+    /// learned; answers with what of it is not there.
+    ///
+    /// # Errors
+    /// Where it is there and cannot be read.
+    fn exclude_files(&self, source: &TextSource, excluded: &mut LeakIndex) -> Result<Vec<Absent>, Error>;
 }
 
 /// A folder of datasets in their original files, read as the catalogue's cards say.
@@ -65,5 +74,18 @@ impl DocumentSource for CardSource<'_> {
             }
             Err(error) => Err(error.into()),
         }
+    }
+
+    fn exclude_files(&self, source: &TextSource, excluded: &mut LeakIndex) -> Result<Vec<Absent>, Error> {
+        let path = |file: &String| self.folder.join(&source.dataset).join(file);
+        let (files, gone) = source.files.iter().cloned().partition(|file| path(file).exists());
+        exclude(&TextSource { files, ..source.clone() }, self.catalog, &self.folder, excluded)?;
+        let absent = |file: String| Absent {
+            dataset: source.dataset.clone(),
+            reason: format!("no file {}", path(&file).display()),
+            split: file,
+        };
+        let gone: Vec<String> = gone;
+        Ok(gone.into_iter().map(absent).collect())
     }
 }

@@ -3,9 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use taiyi_corpus::LeakIndex;
 use taiyi_corpus::card::IdSpace;
+use taiyi_corpus::plain_text::{Layout, TextRecipe, TextSource};
 use taiyi_corpus::schema::{Content, Document, Language, Tc};
-use taiyi_instruct::build::{BuildReport, build, manifest_path};
+use taiyi_instruct::build::{Absent, BuildReport, build, manifest_path};
 use taiyi_instruct::source::{DocumentSource, Opened};
 use taiyi_instruct::{
     Conversation, ConversationReader, DatasetLabels, Error, LabelNames, MixRecipe, Templates,
@@ -45,6 +47,12 @@ impl DocumentSource for Memory {
             Some(documents) => Opened::Documents(Box::new(documents.iter().cloned().map(Ok))),
             None => Opened::Absent("no such file".to_owned()),
         })
+    }
+
+    fn exclude_files(&self, source: &TextSource, excluded: &mut LeakIndex) -> Result<Vec<Absent>, Error> {
+        excluded.add_text(&source.dataset, "text number 7");
+        let (dataset, split) = (source.dataset.clone(), source.files.join(","));
+        Ok(vec![Absent { dataset, split, reason: "no such file".to_owned() }])
     }
 }
 
@@ -142,24 +150,34 @@ fn repeats_and_wordings_differ() {
     assert_eq!(used, BTreeSet::from(["tc.en:0", "tc.en:1"]));
 }
 
+const EXCLUDE: &str = r#"
+[[exclude]]
+dataset = "t"
+language = "en"
+layout = { kind = "card", splits = ["test", "dev"] }
+[[exclude]]
+dataset = "u"
+language = "en"
+files = ["ids.txt"]
+layout = { kind = "ids" }
+"#;
+
 #[test]
 fn what_is_absent_or_excluded_is_reported() {
     let source =
         source().with("t", "test", &[("Text, number 3!", "common"), ("something else entirely", "common")]);
     let recipe = format!(
-        "[[exclude]]\nid = \"t\"\nsplits = [\"test\", \"dev\"]\n{ALL}stage = 2\n[[dataset]]\nid = \"gone\"\nsplits = [\"train\"]\ntasks = [\"ner\"]\n"
+        "{EXCLUDE}{ALL}stage = 2\n[[dataset]]\nid = \"gone\"\nsplits = [\"train\"]\ntasks = [\"ner\"]\n"
     );
     let (report, read, _) = made(&recipe, &source, None);
-    assert_eq!(read.len(), 99);
-    assert!(read.iter().all(|conversation| conversation.document_id.as_deref() != Some("3")));
-    assert_eq!(
-        report.datasets[0].skipped,
-        BTreeMap::from([("also in t/test, which is excluded".to_owned(), 1)])
-    );
-    assert_eq!(report.stages, BTreeMap::from([(2, 99)]));
+    assert_eq!(read.len(), 98);
+    assert!(read.iter().all(|conversation| !matches!(conversation.document_id.as_deref(), Some("3" | "7"))));
+    let reasons = ["also in t/test, which is excluded", "also in u, which is excluded"];
+    assert_eq!(report.datasets[0].skipped, reasons.map(|reason| (reason.to_owned(), 1)).into());
+    assert_eq!(report.stages, BTreeMap::from([(2, 98)]));
     let absent: Vec<(&str, &str)> =
         report.absent.iter().map(|gone| (gone.dataset.as_str(), gone.split.as_str())).collect();
-    assert_eq!(absent, [("t", "dev"), ("gone", "train")]);
+    assert_eq!(absent, [("t", "dev"), ("u", "ids.txt"), ("gone", "train")]);
 }
 
 #[test]
@@ -217,4 +235,25 @@ fn every_shipped_mix_loads() {
         }
     }
     assert!(loaded > 0);
+}
+
+/// What the text of our own base model must not hold, its instructions must not hold either.
+#[test]
+fn text_and_instructions_of_nano_exclude_the_same_sets() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../data/recipes/nano");
+    let text = TextRecipe::load(&folder.join("text.toml")).unwrap();
+    let mix = MixRecipe::load(&folder.join("instructions.toml")).unwrap();
+    assert_eq!(text.exclude, mix.exclude);
+    for entry in &mix.dataset {
+        let scored = |sources: &[TextSource]| {
+            sources.iter().any(|source| match &source.layout {
+                Layout::Card { splits } => {
+                    source.dataset == entry.id && splits.iter().any(|split| entry.splits.contains(split))
+                }
+                _ => source.dataset == entry.id,
+            })
+        };
+        assert!(!scored(&mix.exclude), "{} {:?}", entry.id, entry.splits);
+        assert!(!entry.id.starts_with("sample_") && !entry.id.starts_with("taiyi_"), "{}", entry.id);
+    }
 }
