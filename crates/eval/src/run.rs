@@ -15,6 +15,8 @@ pub struct Prompt<'a> {
     pub id: &'a str,
     /// What the human says.
     pub text: &'a str,
+    /// The grammar of the reply, where it is constrained.
+    pub grammar: Option<&'a str>,
 }
 
 /// A reply.
@@ -83,7 +85,8 @@ pub struct Run {
     pub seconds: f64,
 }
 
-/// Asks every item and writes the replies to `out`, a predictions file.
+/// Asks every item and writes the replies to `out`, a predictions file. Where `constrained`, prompts come with the
+/// grammar of their answer, and the model's name says so in the file: such replies are not mixed with others.
 ///
 /// Replies that `out`, or an interrupted run beside it, already holds for the same prompt and `model` are not asked
 /// again. Until all are there the lines stand in `<out>.part`; then the file appears whole, in the order of the items.
@@ -93,11 +96,13 @@ pub struct Run {
 pub fn run(
     items: &[Item],
     model: &str,
+    constrained: bool,
     replier: &mut dyn Replier,
     out: &Path,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Run, EvalError> {
     let started = Instant::now();
+    let model = &if constrained { format!("{model} constrained") } else { model.to_owned() };
     let mut given = reusable(out, items, model)?;
     for (slot, earlier) in given.iter_mut().zip(reusable(&Writer::part_path(out), items, model)?) {
         if slot.is_none() {
@@ -116,8 +121,19 @@ pub fn run(
     progress(at);
     let open: Vec<usize> = (0..items.len()).filter(|&at| given[at].is_none()).collect();
     for batch in open.chunks(replier.batch().max(1)) {
-        let prompts: Vec<Prompt> =
-            batch.iter().map(|&at| Prompt { id: &items[at].id, text: &items[at].prompt }).collect();
+        let grammars: Vec<Option<String>> = batch
+            .iter()
+            .map(|&at| constrained.then(|| items[at].spec.grammar(&items[at].text)).flatten())
+            .collect();
+        let prompts: Vec<Prompt> = batch
+            .iter()
+            .zip(&grammars)
+            .map(|(&at, grammar)| Prompt {
+                id: &items[at].id,
+                text: &items[at].prompt,
+                grammar: grammar.as_deref(),
+            })
+            .collect();
         let replies = replier.reply(&prompts)?;
         if replies.len() != prompts.len() {
             return Err(EvalError::Replies { asked: prompts.len(), replied: replies.len() });

@@ -57,7 +57,7 @@ fn an_interrupted_run_goes_on_where_it_stopped() {
     let out = folder.path().join("new").join("predictions.jsonl");
     let part = out.with_file_name("predictions.jsonl.part");
     let quiet = &mut |_: Progress| {};
-    let error = run(&set.items, "m", &mut script(5), &out, quiet).unwrap_err();
+    let error = run(&set.items, "m", false, &mut script(5), &out, quiet).unwrap_err();
     assert_eq!(error.to_string(), "no reply: the endpoint is gone");
     assert!(!out.exists(), "a file that is not whole has another name");
     assert_eq!(lines(&part).len(), 4, "the batch that failed is not written");
@@ -67,9 +67,10 @@ fn an_interrupted_run_goes_on_where_it_stopped() {
 
     let mut second = script(usize::MAX);
     let mut progress = Vec::new();
-    let done =
-        run(&set.items, "m", &mut second, &out, &mut |at| progress.push((at.done, at.reused, at.total)))
-            .unwrap();
+    let done = run(&set.items, "m", false, &mut second, &out, &mut |at| {
+        progress.push((at.done, at.reused, at.total))
+    })
+    .unwrap();
     assert_eq!(second.asked, ["4", "5", "6"]);
     assert_eq!(progress, [(4, 4, 7), (6, 4, 7), (7, 4, 7)]);
     assert_eq!(done.reused, 4);
@@ -96,18 +97,18 @@ fn another_model_or_prompt_is_asked_anew() {
     let (folder, set) = (tempfile::tempdir().unwrap(), set());
     let out = folder.path().join("p.jsonl");
     let quiet = &mut |_: Progress| {};
-    run(&set.items, "m", &mut script(99), &out, quiet).unwrap();
+    run(&set.items, "m", false, &mut script(99), &out, quiet).unwrap();
     let before = std::fs::read(&out).unwrap();
     let mut same = script(0);
-    assert_eq!(run(&set.items, "m", &mut same, &out, quiet).unwrap().reused, 7);
+    assert_eq!(run(&set.items, "m", false, &mut same, &out, quiet).unwrap().reused, 7);
     assert_eq!(std::fs::read(&out).unwrap(), before);
     let mut other = script(99);
-    run(&set.items, "other", &mut other, &out, quiet).unwrap();
+    run(&set.items, "other", false, &mut other, &out, quiet).unwrap();
     assert_eq!(other.asked.len(), 7);
     let mut items = set.items.clone();
     items[2].prompt = "Is it really?".to_owned();
     let mut changed = script(99);
-    run(&items, "other", &mut changed, &out, quiet).unwrap();
+    run(&items, "other", false, &mut changed, &out, quiet).unwrap();
     assert_eq!(changed.asked, ["2"]);
     let ids: Vec<_> = lines(&out).iter().map(|line| line["id"].as_str().unwrap().to_owned()).collect();
     assert_eq!(
@@ -126,7 +127,7 @@ fn a_replier_that_miscounts_is_refused() {
         }
     }
     let folder = tempfile::tempdir().unwrap();
-    let error = run(&set().items, "m", &mut Short, &folder.path().join("p"), &mut |_| {}).unwrap_err();
+    let error = run(&set().items, "m", false, &mut Short, &folder.path().join("p"), &mut |_| {}).unwrap_err();
     assert_eq!(error.to_string(), "expected a reply to each of 7 prompts, found 1 replies");
 }
 
@@ -135,6 +136,27 @@ fn a_folder_that_cannot_be_written_is_an_error_of_one_line() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("file");
     std::fs::write(&file, "").unwrap();
-    let error = run(&set().items, "m", &mut script(9), &file.join("p.jsonl"), &mut |_| {}).unwrap_err();
+    let error =
+        run(&set().items, "m", false, &mut script(9), &file.join("p.jsonl"), &mut |_| {}).unwrap_err();
     assert!(error.to_string().contains("file") && !error.to_string().contains('\n'), "{error}");
+}
+
+#[test]
+fn a_constrained_run_brings_grammars_and_is_not_mixed_with_a_free_one() {
+    struct Grammatical(Vec<bool>);
+    impl Replier for Grammatical {
+        fn reply(&mut self, prompts: &[Prompt]) -> Result<Vec<Reply>, ReplyError> {
+            self.0
+                .extend(prompts.iter().map(|prompt| prompt.grammar.is_some_and(|it| it.contains("(A) yes"))));
+            Ok(vec![Reply { text: "(A) yes".to_owned(), cut_off: false }; prompts.len()])
+        }
+    }
+    let (folder, set) = (tempfile::tempdir().unwrap(), set());
+    let out = folder.path().join("predictions.jsonl");
+    for (constrained, reused) in [(true, 0), (true, 7), (false, 0), (false, 7), (true, 0)] {
+        let mut replier = Grammatical(Vec::new());
+        let done = run(&set.items, "m", constrained, &mut replier, &out, &mut |_| {}).unwrap();
+        assert_eq!((done.reused, replier.0), (reused, vec![constrained; 7 - reused]));
+        assert_eq!(lines(&out)[0]["model"], if constrained { "m constrained" } else { "m" });
+    }
 }

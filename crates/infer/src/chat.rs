@@ -77,7 +77,8 @@ impl ChatSession {
         let mut sampling = self.options.sampling;
         sampling.seed = sampling.seed.wrapping_add(turns - 1);
         let options = ReplyOptions { max_new_tokens: self.options.max_new_tokens, sampling, batch: 1 };
-        let reply = self.prompt(model).and_then(|prompt| model.reply_to_ids(prompt, &options, on_piece));
+        let reply =
+            self.prompt(model).and_then(|prompt| model.reply_to_ids(prompt, None, &options, on_piece));
         match reply {
             Ok(reply) => {
                 self.messages.push(Message::assistant(reply.text.clone()));

@@ -34,6 +34,12 @@ pub enum InferError {
         /// Positions the model has.
         limit: usize,
     },
+    /// A grammar that the engine cannot read, or that is too large for it.
+    #[error("the grammar of a reply was refused: {reason}")]
+    Grammar {
+        /// What the engine said.
+        reason: String,
+    },
     /// A path that no documents can be read from.
     #[error("{}: expected {expected}, found {found}", path.display())]
     Input {

@@ -7,6 +7,7 @@
 
 use taiyi_model::{Decoder, DecoderConfig, KvCache, Logits, Workspace};
 
+use crate::constraint::{Constraint, Guide};
 use crate::error::InferError;
 use crate::sampling::{Sampler, Sampling};
 
@@ -19,6 +20,8 @@ pub struct Request {
     pub max_new_tokens: usize,
     /// How tokens are chosen.
     pub sampling: Sampling,
+    /// What the new text may be, if not anything.
+    pub constraint: Option<Constraint>,
 }
 
 /// What was generated.
@@ -35,8 +38,11 @@ pub struct Generation {
 /// Why a sequence ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Finish {
-    /// The model wrote an end mark.
+    /// The model wrote an end mark, or the text is whole and its grammar lets nothing follow.
     Stop,
+    /// The grammar lets no token follow, and the text is not whole: the vocabulary cannot write what it asks for, or the
+    /// grammar's engine gave up.
+    DeadEnd,
     /// `max_new_tokens` or the model's last position was reached.
     Length,
     /// The listener asked to stop.
@@ -70,7 +76,8 @@ pub type Listener<'a> = dyn FnMut(usize, Event<'_>) -> bool + 'a;
 /// Continues every request; the answers are in the order of the requests.
 ///
 /// # Errors
-/// When a prompt is empty or leaves no room, a sampling value is outside its range, or the engine refuses.
+/// When a prompt is empty or leaves no room, a sampling value is outside its range, a grammar is refused, or the engine
+/// refuses.
 pub fn generate(
     decoder: &Decoder,
     requests: &[Request],
@@ -107,6 +114,7 @@ struct Slot {
     request: usize,
     sequence: Sequence,
     sampler: Sampler,
+    guide: Option<Guide>,
     generated: usize,
     limit: usize,
     reused: usize,
@@ -254,6 +262,7 @@ impl Generator {
             request: at,
             sequence: Sequence { tokens: prompt.clone(), cache, alpha },
             sampler: Sampler::new(request.sampling)?,
+            guide: request.constraint.as_ref().map(Constraint::begin).transpose()?,
             generated: 0,
             limit,
             reused,
@@ -271,7 +280,15 @@ impl Sequence {
 impl Slot {
     /// Chooses a token from the logits after the last one; says whether and why the sequence is over.
     fn take(&mut self, logits: &[f32], stop_ids: &[u32], listener: &mut Listener<'_>) -> Option<Finish> {
-        let id = self.sampler.next(logits, &self.sequence.tokens);
+        let history = &self.sequence.tokens;
+        let id = match &mut self.guide {
+            None => self.sampler.next(logits, history),
+            Some(guide) => {
+                let Some(masked) = guide.mask(logits, stop_ids) else { return Some(Finish::DeadEnd) };
+                let chosen = self.sampler.next(masked, history);
+                guide.settle(chosen)
+            }
+        };
         if stop_ids.contains(&id) {
             return Some(Finish::Stop);
         }
@@ -279,6 +296,14 @@ impl Slot {
         self.generated += 1;
         if !listener(self.request, Event::Token(id)) {
             return Some(Finish::Cancelled);
+        }
+        if let Some(guide) = &mut self.guide {
+            if !guide.take(id) {
+                return Some(Finish::DeadEnd);
+            }
+            if guide.is_done() {
+                return Some(Finish::Stop);
+            }
         }
         (self.generated >= self.limit).then_some(Finish::Length)
     }

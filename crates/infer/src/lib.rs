@@ -1,9 +1,10 @@
-//! Inference: generation, chat, extraction.
+//! Inference: generation, constrained decoding, chat, extraction.
 //!
 //! This crate does not know how replies are scored, nor who listens.
 #![forbid(unsafe_code)]
 
 pub mod chat;
+pub mod constraint;
 mod error;
 pub mod extract;
 pub mod generate;
@@ -13,10 +14,11 @@ pub mod model;
 pub mod sampling;
 
 pub use chat::{ChatOptions, ChatSession};
+pub use constraint::{Constraint, Grammars};
 pub use error::InferError;
-pub use extract::{ExtractOptions, ExtractReport, Extracted, Extractor, ModelReplier, Replier};
+pub use extract::{ExtractOptions, ExtractReport, Extracted, Extractor, ModelReplier, Replier, TextPrompt};
 pub use generate::{BatchOptions, Event, Finish, Generation, Request, generate};
 pub use input::{Found, InputDocuments, InputFile, InputFormat};
 pub use language::language_of;
-pub use model::{LoadOptions, Reply, ReplyModel, ReplyOptions, ReplyProgress};
+pub use model::{LoadOptions, Prompt, Reply, ReplyModel, ReplyOptions, ReplyProgress};
 pub use sampling::{Sampler, Sampling};

@@ -8,9 +8,25 @@ use taiyi_model::chat::{ChatFormat, Message};
 use taiyi_model::tokenizer::Tokenizer;
 use taiyi_model::{Decoder, DecoderConfig, Dtype};
 
+use crate::constraint::{Constraint, Grammars};
 use crate::error::InferError;
 use crate::generate::{BatchOptions, Event, Finish, Generator, Request};
 use crate::sampling::Sampling;
+
+/// What is asked, and what the reply may be.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Prompt {
+    /// The conversation so far.
+    pub messages: Vec<Message>,
+    /// The grammar of the reply, such as `AnswerSpec::grammar` writes; without one it may be anything.
+    pub grammar: Option<String>,
+}
+
+impl From<Vec<Message>> for Prompt {
+    fn from(messages: Vec<Message>) -> Self {
+        Self { messages, grammar: None }
+    }
+}
 
 /// What the model said.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,6 +93,8 @@ pub struct ReplyModel {
     tokenizer: Tokenizer,
     format: ChatFormat,
     generator: Generator,
+    /// Laid out when the first grammar is met.
+    grammars: Option<Grammars>,
 }
 
 impl ReplyModel {
@@ -104,7 +122,7 @@ impl ReplyModel {
     /// When the tokenizer does not fit the decoder.
     pub fn new(decoder: Decoder, tokenizer: Tokenizer, format: ChatFormat) -> Result<Self, InferError> {
         tokenizer.check_fits(decoder.config().vocab_size)?;
-        Ok(Self { decoder, tokenizer, format, generator: Generator::default() })
+        Ok(Self { decoder, tokenizer, format, generator: Generator::default(), grammars: None })
     }
 
     /// The decoder.
@@ -140,14 +158,30 @@ impl ReplyModel {
         Ok(self.format.render(&self.tokenizer, messages, true)?.ids)
     }
 
+    /// What a reply of a grammar is constrained to.
+    fn constraint(&mut self, grammar: Option<&str>) -> Result<Option<Constraint>, InferError> {
+        let Some(grammar) = grammar else { return Ok(None) };
+        let grammars = match &self.grammars {
+            Some(grammars) => grammars.clone(),
+            None => self.grammars.insert(Grammars::new(&self.tokenizer)?).clone(),
+        };
+        // GLM-4 writes a line break before its reply, which is no part of it.
+        let lead = match self.tokenizer.encode("\n").as_slice() {
+            [id] if self.format.reply("\n").is_empty() => Some(*id),
+            _ => None,
+        };
+        Ok(Some(grammars.constraint(grammar).after(lead)))
+    }
+
     /// Replies to every prompt, in order. A prompt that leaves no room for a reply gets an empty one that ends with
     /// [`Finish::TooLong`]; the others go on. `progress` is called after each reply.
     ///
     /// # Errors
-    /// When the chat format refuses a conversation, a sampling value is outside its range, or the engine refuses.
+    /// When the chat format refuses a conversation, a sampling value is outside its range, a grammar is refused, or the
+    /// engine refuses.
     pub fn reply_all(
         &mut self,
-        prompts: &[Vec<Message>],
+        prompts: &[Prompt],
         options: &ReplyOptions,
         progress: &mut dyn FnMut(ReplyProgress),
     ) -> Result<Vec<Reply>, InferError> {
@@ -156,13 +190,14 @@ impl ReplyModel {
         let mut replies = vec![too_long; prompts.len()];
         let (mut requests, mut asked) =
             (Vec::with_capacity(prompts.len()), Vec::with_capacity(prompts.len()));
-        for (at, messages) in prompts.iter().enumerate() {
-            let prompt = self.prompt_ids(messages)?;
-            if prompt.len() < self.positions() {
+        for (at, prompt) in prompts.iter().enumerate() {
+            let ids = self.prompt_ids(&prompt.messages)?;
+            if ids.len() < self.positions() {
                 requests.push(Request {
-                    prompt,
+                    prompt: ids,
                     max_new_tokens: options.max_new_tokens,
                     sampling: options.sampling,
+                    constraint: self.constraint(prompt.grammar.as_deref())?,
                 });
                 asked.push(at);
             }
@@ -198,22 +233,28 @@ impl ReplyModel {
     /// As [`ReplyModel::reply_all`], and when the prompt leaves no room for a reply.
     pub fn reply_streamed(
         &mut self,
-        messages: &[Message],
+        prompt: &Prompt,
         options: &ReplyOptions,
         on_piece: &mut dyn FnMut(&str) -> bool,
     ) -> Result<Reply, InferError> {
-        let prompt = self.prompt_ids(messages)?;
-        self.reply_to_ids(prompt, options, on_piece)
+        let ids = self.prompt_ids(&prompt.messages)?;
+        self.reply_to_ids(ids, prompt.grammar.as_deref(), options, on_piece)
     }
 
     /// As [`ReplyModel::reply_streamed`], for a prompt that is ids already.
     pub(crate) fn reply_to_ids(
         &mut self,
         prompt: Vec<u32>,
+        grammar: Option<&str>,
         options: &ReplyOptions,
         on_piece: &mut dyn FnMut(&str) -> bool,
     ) -> Result<Reply, InferError> {
-        let request = Request { prompt, max_new_tokens: options.max_new_tokens, sampling: options.sampling };
+        let request = Request {
+            prompt,
+            max_new_tokens: options.max_new_tokens,
+            sampling: options.sampling,
+            constraint: self.constraint(grammar)?,
+        };
         let mut stream = self.tokenizer.decode_stream_without_special();
         let mut pieces = Pieces { format: &self.format, text: String::new(), begun: false };
         let batch = BatchOptions { stop_ids: self.format.stop_ids(), batch: 1 };

@@ -197,7 +197,9 @@ impl Question {
     /// Asks for the class of a text, or for all that apply.
     pub fn classes(text: &str, classes: Vec<String>, multi_label: bool, language: Language) -> Self {
         let task = if multi_label { PromptTask::TcMulti } else { PromptTask::Tc };
-        Self::over_labels(task, AnswerFormat::Classes, text, classes, language)
+        let mut question = Self::over_labels(task, AnswerFormat::Classes, text, classes, language);
+        question.spec.single = !multi_label;
+        question
     }
 
     /// Asks for the label of a pair of texts.

@@ -16,7 +16,7 @@ use taiyi_instruct::{LabelNames, Templates, Triple, Unit};
 
 pub use names::{NameKind, all_named, named};
 pub(crate) use questions::whole_text;
-pub use replier::{ModelReplier, Replier};
+pub use replier::{ModelReplier, Replier, TextPrompt};
 
 use crate::error::InferError;
 use crate::generate::Finish;
@@ -43,10 +43,13 @@ pub struct ExtractOptions {
     pub language: Option<Language>,
     /// Which wording of the templates.
     pub wording: usize,
+    /// Whether a reply is constrained to the answer format and to strings of the text. What is not in the text has no
+    /// offsets, so only a reply's own words are lost.
+    pub constrained: bool,
 }
 
 impl Default for ExtractOptions {
-    /// Nothing to look for yet; windows of 400 code points for entities, whole documents for relations.
+    /// Nothing to look for yet; windows of 400 code points for entities, whole documents for relations; constrained.
     fn default() -> Self {
         Self {
             entities: LabelNames::default(),
@@ -57,6 +60,7 @@ impl Default for ExtractOptions {
             nested: false,
             language: None,
             wording: 0,
+            constrained: true,
         }
     }
 }
@@ -183,7 +187,13 @@ impl<'a> Extractor<'a> {
     }
 
     fn answer(&self, plans: Vec<Plan>, replier: &mut dyn Replier) -> Result<Vec<Extracted>, InferError> {
-        let prompts: Vec<String> = plans.iter().flat_map(|plan| plan.prompts.iter().cloned()).collect();
+        let asked = plans.iter().flat_map(|plan| plan.questions.iter().zip(&plan.prompts));
+        let prompts: Vec<TextPrompt> = asked
+            .map(|(question, prompt)| TextPrompt {
+                text: prompt.clone(),
+                grammar: self.options.constrained.then(|| question.spec.grammar(&question.text)).flatten(),
+            })
+            .collect();
         let replies = if prompts.is_empty() { Vec::new() } else { replier.reply(&prompts)? };
         if replies.len() != prompts.len() {
             return Err(InferError::Replies { asked: prompts.len(), found: replies.len() });
@@ -201,7 +211,7 @@ impl ExtractReport {
     /// Counts how a reply ended.
     fn count(&mut self, reply: &Reply) {
         match reply.finish {
-            Finish::Length | Finish::Cancelled => self.cut_off += 1,
+            Finish::Length | Finish::Cancelled | Finish::DeadEnd => self.cut_off += 1,
             Finish::TooLong => self.too_long += 1,
             Finish::Stop => {}
         }

@@ -3,7 +3,16 @@
 use taiyi_model::chat::Message;
 
 use crate::error::InferError;
-use crate::model::{Reply, ReplyModel, ReplyOptions, ReplyProgress};
+use crate::model::{Prompt, Reply, ReplyModel, ReplyOptions, ReplyProgress};
+
+/// A question in words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TextPrompt {
+    /// What the human says.
+    pub text: String,
+    /// The grammar of the reply, where it is constrained. Who knows no grammars may reply as it likes.
+    pub grammar: Option<String>,
+}
 
 /// Whatever answers prompts: a model, an endpoint, a script.
 pub trait Replier {
@@ -12,7 +21,7 @@ pub trait Replier {
     ///
     /// # Errors
     /// When it cannot go on.
-    fn reply(&mut self, prompts: &[String]) -> Result<Vec<Reply>, InferError>;
+    fn reply(&mut self, prompts: &[TextPrompt]) -> Result<Vec<Reply>, InferError>;
 
     /// Whether a prompt leaves room for a whole reply; longer texts are asked about in smaller pieces.
     ///
@@ -55,8 +64,11 @@ impl<'a> ModelReplier<'a> {
 }
 
 impl Replier for ModelReplier<'_> {
-    fn reply(&mut self, prompts: &[String]) -> Result<Vec<Reply>, InferError> {
-        let prompts: Vec<Vec<Message>> = prompts.iter().map(|prompt| self.messages(prompt)).collect();
+    fn reply(&mut self, prompts: &[TextPrompt]) -> Result<Vec<Reply>, InferError> {
+        let prompts: Vec<Prompt> = prompts
+            .iter()
+            .map(|prompt| Prompt { messages: self.messages(&prompt.text), grammar: prompt.grammar.clone() })
+            .collect();
         self.model.reply_all(&prompts, &self.options, &mut self.progress)
     }
 

@@ -6,7 +6,9 @@ use proptest::prelude::*;
 use taiyi_corpus::offsets::{CharSpan, TextIndex};
 use taiyi_corpus::schema::{Content, Document, Ie, Language, Passage, Tc, Tp, TpKind};
 use taiyi_corpus::writers::{DocumentFormat, write_documents};
-use taiyi_infer::extract::{ARGUMENT, ExtractOptions, Extracted, Extractor, NameKind, Replier, all_named};
+use taiyi_infer::extract::{
+    ARGUMENT, ExtractOptions, Extracted, Extractor, NameKind, Replier, TextPrompt, all_named,
+};
 use taiyi_infer::{Finish, InferError, ModelReplier, Reply, ReplyOptions, input, language_of};
 use taiyi_instruct::answers::Reason;
 use taiyi_instruct::{LabelName, LabelNames, Templates, Unit};
@@ -27,10 +29,10 @@ impl<F: FnMut(&str) -> String> Script<F> {
 }
 
 impl<F: FnMut(&str) -> String> Replier for Script<F> {
-    fn reply(&mut self, prompts: &[String]) -> Result<Vec<Reply>, InferError> {
-        self.prompts.extend_from_slice(prompts);
-        let reply = |prompt: &String| {
-            let text = (self.reply)(prompt);
+    fn reply(&mut self, prompts: &[TextPrompt]) -> Result<Vec<Reply>, InferError> {
+        self.prompts.extend(prompts.iter().map(|prompt| prompt.text.clone()));
+        let reply = |prompt: &TextPrompt| {
+            let text = (self.reply)(&prompt.text);
             let finish = if text.ends_with(';') { Finish::Length } else { Finish::Stop };
             Reply { tokens: text.len(), text, finish }
         };
@@ -42,7 +44,7 @@ impl<F: FnMut(&str) -> String> Replier for Script<F> {
     }
 }
 
-fn passages(texts: &[&str], language: Language) -> Document {
+pub(crate) fn passages(texts: &[&str], language: Language) -> Document {
     let mut start = 0;
     let mut ie = Ie::default();
     for (at, text) in texts.iter().enumerate() {
@@ -270,7 +272,7 @@ fn documents_come_out_in_order_and_bad_inputs_in_their_place() {
 
     struct Short;
     impl Replier for Short {
-        fn reply(&mut self, _: &[String]) -> Result<Vec<Reply>, InferError> {
+        fn reply(&mut self, _: &[TextPrompt]) -> Result<Vec<Reply>, InferError> {
             Ok(Vec::new())
         }
         fn fits(&self, _: &str) -> Result<bool, InferError> {
@@ -287,6 +289,7 @@ fn a_babbling_model_extracts_without_harm() {
     let options = ExtractOptions {
         entities: types(&["disease", "drug"]),
         unit: Unit::Window(40),
+        constrained: false,
         ..Default::default()
     };
     let document = passages(&["头痛三天，予阿司匹林。", &"The patient had fever. ".repeat(20)], Language::Zh);

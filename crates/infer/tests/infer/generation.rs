@@ -18,7 +18,7 @@ fn ids(seed: u32, n: usize) -> Vec<u32> {
 }
 
 fn request(prompt: Vec<u32>, max_new_tokens: usize) -> Request {
-    Request { prompt, max_new_tokens, sampling: Sampling::GREEDY }
+    Request { prompt, max_new_tokens, sampling: Sampling::GREEDY, constraint: None }
 }
 
 fn run(decoder: &Decoder, requests: &[Request], batch: usize, stop_ids: &[u32]) -> Vec<Generation> {

@@ -2,6 +2,7 @@
 #![allow(clippy::print_stderr, reason = "a test that has nothing to compare with says so")]
 
 mod chat;
+mod constraints;
 mod extraction;
 mod generation;
 mod inputs;

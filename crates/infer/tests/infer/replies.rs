@@ -1,14 +1,14 @@
 //! Text in, text out: replies together, replies streamed, models from folders.
 
-use taiyi_infer::{Finish, LoadOptions, ReplyModel, ReplyOptions, Sampling};
+use taiyi_infer::{Finish, LoadOptions, Prompt, ReplyModel, ReplyOptions, Sampling};
 use taiyi_model::chat::{ChatFormat, Message};
 use taiyi_model::{Decoder, Dtype, LoraConfig};
 
 use crate::tiny::{model, qwen2, tokenizer};
 
-fn prompts() -> Vec<Vec<Message>> {
+fn prompts() -> Vec<Prompt> {
     ["患者头痛、发热三天", "the patient had fever", "", "患者头痛、发热三天", "<|endoftext|> 血压"]
-        .map(|text| vec![Message::user(text)])
+        .map(|text| Prompt::from(vec![Message::user(text)]))
         .to_vec()
 }
 
@@ -45,9 +45,9 @@ fn streamed_pieces_are_the_reply_and_the_reply_is_the_same_in_a_batch() {
 #[test]
 fn a_prompt_that_is_too_long_is_an_empty_reply_and_the_others_go_on() {
     let mut model = model("taiyi1", 30, 1);
-    let long = vec![Message::user("x y z ".repeat(40))];
+    let long = Prompt::from(vec![Message::user("x y z ".repeat(40))]);
     let options = ReplyOptions { max_new_tokens: 5, ..ReplyOptions::default() };
-    let prompts = [long.clone(), vec![Message::user("fever")]];
+    let prompts = [long.clone(), vec![Message::user("fever")].into()];
     let replies = model.reply_all(&prompts, &options, &mut |_| {}).unwrap();
     assert_eq!((replies[0].text.as_str(), replies[0].finish, replies[0].tokens), ("", Finish::TooLong, 0));
     assert_ne!(replies[1].finish, Finish::TooLong);

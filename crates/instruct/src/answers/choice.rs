@@ -7,7 +7,7 @@
 //! text is what is asked for. The value is the text, so that choices may be shuffled.
 
 use super::escape::fold;
-use super::{AnswerSpec, Reason, Unparsable, Unrenderable, classes};
+use super::{AnswerSpec, Reason, Unparsable, Unrenderable, classes, grammar};
 
 /// The mark of a choice by its 0-based position: `A`, `B`, …, `Z`, then `27`, `28`, ….
 pub fn mark(at: usize) -> String {
@@ -34,6 +34,12 @@ fn line(at: usize, choice: &str) -> String {
 pub fn render(spec: &AnswerSpec, choice: &str) -> Result<String, Unrenderable> {
     let at = spec.names.iter().position(|known| known == choice);
     at.map(|at| line(at, choice)).ok_or_else(|| Unrenderable::NotOffered { name: choice.to_owned() })
+}
+
+/// The grammar of replies; see [`grammar`].
+pub(super) fn grammar(spec: &AnswerSpec) -> String {
+    let lines = spec.names.iter().enumerate().map(|(at, choice)| line(at, choice));
+    format!("start: {}\n", grammar::one_of(lines))
 }
 
 /// Reads the text of the chosen choice.

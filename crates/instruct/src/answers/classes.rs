@@ -10,7 +10,7 @@
 //! were offered, a reply that names none of them is unparsable; beside a known one, unknown ones are kept.
 
 use super::escape::{ends_in_stop, fold, guard, split, trim_stop, unescape};
-use super::{AnswerSpec, Reason, Unparsable, Unrenderable, escape};
+use super::{AnswerSpec, Reason, Unparsable, Unrenderable, escape, grammar};
 
 /// The fixed words before the classes.
 pub fn opening(chinese: bool) -> &'static str {
@@ -61,14 +61,40 @@ pub(super) fn render_after(
     let mut items = Vec::with_capacity(labels.len());
     for (at, label) in labels.iter().enumerate() {
         spec.offers(label)?;
-        let written = escape::escape(label, |c| matches!(c, ';' | '；'));
-        // An offered class is found as it stands; only a free one could be taken for something else.
-        let phrase = NOTHING.contains(&fold(label).as_str());
-        let stop = at + 1 == labels.len() && ends_in_stop(label);
-        items.push(guard(written, phrase, stop));
+        items.push(item(label, at + 1 == labels.len()));
     }
     let items = if items.is_empty() { nothing(spec.chinese()).to_owned() } else { items.join("; ") };
     Ok(format!("{opening}{items}"))
+}
+
+/// A class as it is written.
+fn item(label: &str, last: bool) -> String {
+    let written = escape::escape(label, |c| matches!(c, ';' | '；'));
+    // An offered class is found as it stands; only a free one could be taken for something else.
+    let phrase = NOTHING.contains(&fold(label).as_str());
+    guard(written, phrase, last && ends_in_stop(label))
+}
+
+/// The grammar of replies; see [`grammar`].
+pub(super) fn grammar(spec: &AnswerSpec) -> String {
+    let opening = opening(spec.chinese());
+    if spec.single {
+        return grammar_of_one(spec, opening);
+    }
+    format!(
+        "start: {} ({} | {} last)\nmore: {}\nlast: {}\n",
+        grammar::literal(opening),
+        grammar::literal(nothing(spec.chinese())),
+        grammar::up_to(spec.names.len() - 1, "more"),
+        grammar::one_of(spec.names.iter().map(|label| format!("{}; ", item(label, false)))),
+        grammar::one_of(spec.names.iter().map(|label| item(label, true))),
+    )
+}
+
+/// The grammar of exactly one class behind an opening.
+pub(super) fn grammar_of_one(spec: &AnswerSpec, opening: &str) -> String {
+    let labels = grammar::one_of(spec.names.iter().map(|label| item(label, true)));
+    format!("start: {} ({labels})\n", grammar::literal(opening))
 }
 
 pub(super) fn parse_after(

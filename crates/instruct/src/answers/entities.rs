@@ -13,6 +13,7 @@
 //! count it is the scorer's business.
 
 use super::escape::{ends_in_stop, fold, guard, marks, push, trim_stop, unescape};
+use super::grammar::{self, Strings};
 use super::{AnswerSpec, Reason, Unparsable, Unrenderable, escape, says_nothing};
 
 /// One entity type with its strings.
@@ -47,10 +48,81 @@ pub fn render(spec: &AnswerSpec, groups: &[Group]) -> Result<String, Unrenderabl
         let last = strings.len().saturating_sub(1);
         let items: Vec<String> =
             strings.iter().enumerate().map(|(at, string)| item(string, &kinds, at == last)).collect();
-        let colon = if spec.chinese() { "：" } else { ": " };
-        lines.push(format!("{}{colon}{}", name(kind), items.join("; ")));
+        lines.push(format!("{}{}", opening(spec, kind), items.join("; ")));
     }
     Ok(if lines.is_empty() { nothing(spec.chinese()).to_owned() } else { lines.join("\n") })
+}
+
+/// The grammar of replies about a text; see [`grammar`].
+///
+/// A string that holds semicolons in whole brackets and others in broken ones is the one thing it leaves out.
+pub(super) fn grammar(spec: &AnswerSpec, text: &str) -> String {
+    let nothing = nothing(spec.chinese());
+    if text.trim().is_empty() {
+        return format!("start: {}\n", grammar::literal(nothing));
+    }
+    let kinds = written_names(spec);
+    let (enclosed, typed) = (enclosed(text), behind_types(text, &kinds));
+    let strings = Strings::new(text, 4, |variant, at, c| match c {
+        ';' | '；' => variant & 1 != 0 || enclosed.binary_search(&at).is_err(),
+        ':' | '：' => variant & 2 == 0 && typed.binary_search(&at).is_ok(),
+        _ => false,
+    });
+    let openings: Vec<String> = spec.names.iter().map(|kind| opening(spec, kind)).collect();
+    // What ends an item is part of its terminal, as a semicolon may also go on with it.
+    format!(
+        "{}items: {} ITEM\nMORE: ITEM \"; \"\n{}{}",
+        grammar::lines(&openings, "items", nothing),
+        grammar::up_to(strings.most() - 1, "MORE"),
+        grammar::item("ITEM"),
+        strings.terminal("ITEM_STRING"),
+    )
+}
+
+/// The semicolons of a text that stand bare in a string which holds the brackets around them, as [`closes`] has it.
+fn enclosed(text: &str) -> Vec<usize> {
+    let mut found = Vec::new();
+    // Of each open bracket, how many semicolons were found before it.
+    let mut open: Vec<usize> = Vec::new();
+    let mut pending: Vec<usize> = Vec::new();
+    let mut characters = text.char_indices().peekable();
+    while let Some((at, c)) = characters.next() {
+        match c {
+            '(' | '（' | '[' => open.push(pending.len()),
+            ')' | '）' | ']' => {
+                if let Some(before) = open.pop() {
+                    found.extend(pending.drain(before..));
+                }
+            }
+            ';' | '；' if !open.is_empty() => match characters.peek() {
+                Some((_, next)) if !next.is_whitespace() => pending.push(at),
+                _ => {
+                    pending.clear();
+                    open.iter_mut().for_each(|before| *before = 0);
+                }
+            },
+            _ => {}
+        }
+    }
+    found.sort_unstable();
+    found
+}
+
+/// The colons of a text with a known type right before them.
+fn behind_types(text: &str, kinds: &[String]) -> Vec<usize> {
+    let longest = kinds.iter().map(|kind| kind.chars().count()).max().unwrap_or(0);
+    let behind = |at: &usize| {
+        let from = text[..*at].char_indices().rev().take(longest * 4).last().map_or(*at, |(from, _)| from);
+        let before = &text[from..*at];
+        // Types are written with their own colons escaped.
+        ending_type(before, kinds).is_some() || ending_type(&name(before), kinds).is_some()
+    };
+    text.match_indices([':', '：']).map(|(at, _)| at).filter(behind).collect()
+}
+
+/// What a line of a type begins with.
+fn opening(spec: &AnswerSpec, kind: &str) -> String {
+    format!("{}{}", name(kind), if spec.chinese() { "：" } else { ": " })
 }
 
 /// Reads entities in normal form.

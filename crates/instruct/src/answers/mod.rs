@@ -13,11 +13,14 @@
 //! `parse(render(x)) == x`. Text that holds a format's separators is escaped with a backslash as [`escape`] describes, so
 //! that an ordinary answer looks exactly as published. Parsers forgive what models do (half- and full-width punctuation,
 //! missing newlines, repeated types, an unfinished last pair); what they cannot read is [`Unparsable`], never a panic.
+//!
+//! [`AnswerSpec::grammar`] says what `render` may write of a text, for a model that is to write nothing else.
 
 pub mod choice;
 pub mod classes;
 pub mod entities;
 pub mod escape;
+mod grammar;
 pub mod pair;
 pub mod text;
 pub mod triples;
@@ -142,12 +145,34 @@ pub struct AnswerSpec {
     /// Readable names that the answer may use: entity types, relations, classes, or the choices in order. An empty list
     /// means any name (never so for choices).
     pub names: Vec<String>,
+    /// Whether exactly one class is asked for. It shapes the grammar; what a reply names beside it is read all the same.
+    #[serde(default)]
+    pub single: bool,
 }
 
 impl AnswerSpec {
     /// A spec; translation pairs count as their source language.
     pub fn new(format: AnswerFormat, language: Language, names: Vec<String>) -> Self {
-        Self { format, language: prompt_language(language), names }
+        Self { format, language: prompt_language(language), names, single: false }
+    }
+
+    /// The grammar of replies to a question about `text`, in the dialect of Lark that llguidance reads: only offered names,
+    /// in the order of the offer, and only strings that stand in the text, or the words for nothing found. It accepts
+    /// what [`render`](Self::render) writes of any such answer. Only entities and relations depend on the text.
+    ///
+    /// `None` for free text, and where any name may be used.
+    pub fn grammar(&self, text: &str) -> Option<String> {
+        if self.names.is_empty() {
+            return None;
+        }
+        match self.format {
+            AnswerFormat::Entities => Some(entities::grammar(self, text)),
+            AnswerFormat::Triples => Some(triples::grammar(self, text)),
+            AnswerFormat::Classes => Some(classes::grammar(self)),
+            AnswerFormat::Pair => Some(pair::grammar(self)),
+            AnswerFormat::Choice => Some(choice::grammar(self)),
+            AnswerFormat::Text => None,
+        }
     }
 
     /// Writes an answer as a model is to learn it.

@@ -20,6 +20,11 @@ pub fn render(spec: &AnswerSpec, labels: &[String]) -> Result<String, Unrenderab
     classes::render_after(spec, opening(spec.chinese()), labels)
 }
 
+/// The grammar of replies; see [`grammar`](super::grammar).
+pub(super) fn grammar(spec: &AnswerSpec) -> String {
+    classes::grammar_of_one(spec, opening(spec.chinese()))
+}
+
 /// Reads the label.
 ///
 /// # Errors

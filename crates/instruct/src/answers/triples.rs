@@ -11,6 +11,7 @@
 //! where one was asked for; an unfinished last pair, which is dropped.
 
 use super::escape::{guard, marks, push, unescape};
+use super::grammar::{self, Strings};
 use super::{AnswerSpec, Reason, Triple, Unparsable, Unrenderable, escape, says_nothing};
 
 /// The sentence that says that no relation was found.
@@ -45,13 +46,63 @@ pub fn render(spec: &AnswerSpec, triples: &[Triple]) -> Result<String, Unrendera
             if last.is_some() {
                 written.push('\n');
             }
-            written.push_str(&escape::escape(relation, |c| matches!(c, ':' | '：' | '[' | ']')));
-            written.push_str(if spec.chinese() { "：" } else { ": " });
+            written.push_str(&opening(spec, relation));
             last = Some(relation);
         }
         written.push_str(&format!("[{}, {}]", argument(head, true), argument(tail, false)));
     }
     Ok(if triples.is_empty() { nothing(spec.chinese()).to_owned() } else { written })
+}
+
+/// What a line of a relation begins with.
+fn opening(spec: &AnswerSpec, relation: &str) -> String {
+    let name = escape::escape(relation, |c| matches!(c, ':' | '：' | '[' | ']'));
+    format!("{name}{}", if spec.chinese() { "：" } else { ": " })
+}
+
+/// Brackets that pair up, one inside another at most twice.
+const PAIRED: &str = r"[^\[\]]*(\[[^\[\]]*(\[[^\[\]]*(\[[^\[\]]*\][^\[\]]*)*\][^\[\]]*)*\][^\[\]]*)*";
+
+/// The grammar of replies about a text; see [`grammar`].
+pub(super) fn grammar(spec: &AnswerSpec, text: &str) -> String {
+    let nothing = nothing(spec.chinese());
+    if text.trim().is_empty() {
+        return format!("start: {}\n", grammar::literal(nothing));
+    }
+    let openings: Vec<String> = spec.names.iter().map(|relation| opening(spec, relation)).collect();
+    // A comma that a blank follows is escaped in a head, but not where the head ends with it.
+    let parts = |at: usize, c: char| c == ',' && text[at + 1..].starts_with(char::is_whitespace);
+    let bracket = |c: char| matches!(c, '[' | ']');
+    let brackets = text.contains(bracket);
+    let bare_head = Strings::new(text, 1, |_, at, c| parts(at, c));
+    let bare_tail = Strings::new(text, 1, |_, _, _| false);
+    let mut rules = grammar::lines(&openings, "pairs", nothing);
+    rules.push_str(&format!(
+        "pairs: pair {}\npair: \"[\" BEFORE AFTER\nBEFORE: HEAD \", \"\nAFTER: TAIL \"]\"\n",
+        grammar::up_to(bare_tail.most() - 1, "(\"; \" pair)")
+    ));
+    rules.push_str(&grammar::item("HEAD"));
+    rules.push_str(&grammar::item("TAIL"));
+    let (mut heads, mut tails) = ("HEAD_AS_IT_IS".to_owned(), "TAIL_AS_IT_IS".to_owned());
+    rules.push_str(&bare_head.terminal("HEAD_AS_IT_IS"));
+    rules.push_str(&bare_tail.terminal("TAIL_AS_IT_IS"));
+    if brackets {
+        for side in [&mut heads, &mut tails] {
+            *side = format!("({side} & /{PAIRED}/) | {}_ESCAPED", &side[..4]);
+        }
+        rules
+            .push_str(&Strings::new(text, 1, |_, at, c| parts(at, c) || bracket(c)).terminal("HEAD_ESCAPED"));
+        rules.push_str(&Strings::new(text, 1, |_, _, c| bracket(c)).terminal("TAIL_ESCAPED"));
+    }
+    if text.char_indices().any(|(at, c)| parts(at, c)) {
+        heads.push_str(&if brackets {
+            format!(" | (TAIL_AS_IT_IS & /{PAIRED}/ & /([^,]|,\\S)*,/)")
+        } else {
+            " | (TAIL_AS_IT_IS & /([^,]|,\\S)*,/)".to_owned()
+        });
+    }
+    rules.push_str(&format!("HEAD_STRING: {heads}\nTAIL_STRING: {tails}\n"));
+    rules
 }
 
 /// Reads triples in normal form.
