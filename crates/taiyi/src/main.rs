@@ -4,6 +4,7 @@
 //! libraries, which know nothing of it.
 #![forbid(unsafe_code)]
 
+mod cards;
 mod commands;
 mod embedded;
 mod failure;

@@ -33,13 +33,19 @@ impl<'a> LocalReplier<'a> {
 
 impl Replier for LocalReplier<'_> {
     fn reply(&mut self, prompts: &[Prompt]) -> Result<Vec<Reply>, ReplyError> {
-        let messages: Vec<Vec<Message>> =
-            prompts.iter().map(|prompt| vec![Message::user(prompt.text)]).collect();
+        let asked: Vec<taiyi_infer::Prompt> = prompts
+            .iter()
+            .map(|prompt| taiyi_infer::Prompt {
+                messages: vec![Message::user(prompt.text)],
+                grammar: prompt.grammar.map(str::to_owned),
+            })
+            .collect();
         let replies =
-            self.model.reply_all(&messages, &self.options, &mut *self.watch).map_err(ReplyError::of)?;
+            self.model.reply_all(&asked, &self.options, &mut *self.watch).map_err(ReplyError::of)?;
+        let cut_off = |finish| matches!(finish, Finish::Length | Finish::DeadEnd);
         Ok(replies
             .into_iter()
-            .map(|reply| Reply { cut_off: reply.finish == Finish::Length, text: reply.text })
+            .map(|reply| Reply { cut_off: cut_off(reply.finish), text: reply.text })
             .collect())
     }
 

@@ -59,6 +59,17 @@ impl Decoder {
         report_unused(&weights, &decoder, used);
         Ok(decoder)
     }
+
+    /// Checks that a checkpoint folder holds every tensor of its configuration in the right shape, without reading them.
+    ///
+    /// # Errors
+    /// As [`Decoder::load`].
+    pub fn check(dir: &Path) -> Result<DecoderConfig, Error> {
+        let config = DecoderConfig::load(dir)?;
+        let weights = Weights::open(dir)?;
+        let decoder = assemble(config, Precision::F32, &mut ShapeSource { weights: &weights })?;
+        Ok(decoder.config)
+    }
 }
 
 /// Builds the decoder's modules in a fixed order from any source of tensors.
@@ -140,6 +151,18 @@ impl Source for FileSource<'_> {
             (_, Dtype::Bf16 | Dtype::Nf4) => Data::Bf16(self.weights.bf16(&name, shape)?),
         };
         Ok(Tensor::new(name, shape, data))
+    }
+}
+
+/// Looks tensors up and gives empty ones.
+struct ShapeSource<'a> {
+    weights: &'a Weights,
+}
+
+impl Source for ShapeSource<'_> {
+    fn tensor(&mut self, name: String, _role: Role, shape: &[usize]) -> Result<Tensor, Error> {
+        self.weights.floats(&name, shape)?;
+        Ok(Tensor::f32(name, &[0], Vec::new()))
     }
 }
 

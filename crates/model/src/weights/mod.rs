@@ -48,6 +48,11 @@ impl ElementType {
             ElementType::I8 | ElementType::U8 | ElementType::Bool => 1,
         }
     }
+
+    /// Whether it is a floating-point type.
+    pub fn is_float(self) -> bool {
+        matches!(self, ElementType::F64 | ElementType::F32 | ElementType::F16 | ElementType::Bf16)
+    }
 }
 
 /// Where one tensor lies.
@@ -215,10 +220,19 @@ impl Weights {
         Ok(view)
     }
 
-    /// Reads a tensor of a known shape as f32.
+    /// Finds a floating-point tensor of a known shape.
     ///
     /// # Errors
     /// As [`Weights::get_shaped`], and [`Error::ElementType`] for what is not a floating-point type.
+    pub fn floats(&self, name: &str, shape: &[usize]) -> Result<TensorView<'_>, Error> {
+        let view = self.get_shaped(name, shape)?;
+        if view.dtype.is_float() { Ok(view) } else { Err(self.wrong_type(name, view)) }
+    }
+
+    /// Reads a tensor of a known shape as f32.
+    ///
+    /// # Errors
+    /// As [`Weights::floats`].
     pub fn f32(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, Error> {
         let view = self.get_shaped(name, shape)?;
         view.to_f32().ok_or_else(|| self.wrong_type(name, view))

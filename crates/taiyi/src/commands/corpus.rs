@@ -10,6 +10,7 @@ use taiyi_corpus::leak::LeakIndex;
 use taiyi_corpus::plain_text::{TextRecipe, collect};
 use taiyi_corpus::{Card, Catalog, CheckReport, OutputFormat, Progress as BuildProgress};
 
+use crate::cards::{CardFiles, Cards};
 use crate::failure::{CommandResult, Failure, Outcome};
 use crate::terminal::{self, Progress};
 
@@ -31,8 +32,10 @@ enum Verb {
     /// Reads datasets into the one schema and writes them as JSONL or Parquet.
     Build {
         /// Dataset ids, or `all` for every dataset the source folder has.
-        #[arg(required = true)]
+        #[arg(required_unless_present = "files")]
         ids: Vec<String>,
+        #[command(flatten)]
+        cards: CardFiles,
         /// Folder with one folder per dataset, in its original files.
         #[arg(long, value_name = "DIR")]
         source: PathBuf,
@@ -52,11 +55,10 @@ enum Verb {
     /// Counts each split and type and lists what is wrong; exit 1 for findings the card does not declare.
     Check {
         /// Dataset ids, or `all` for every dataset the source folder has.
-        #[arg(required_unless_present = "card")]
+        #[arg(required_unless_present = "files")]
         ids: Vec<String>,
-        /// A card file of your own, in place of ids.
-        #[arg(long, value_name = "FILE")]
-        card: Option<PathBuf>,
+        #[command(flatten)]
+        cards: CardFiles,
         /// Folder with one folder per dataset, in its original files.
         #[arg(long, value_name = "DIR")]
         source: PathBuf,
@@ -75,6 +77,8 @@ enum Verb {
         /// Test sets as `ID:SPLIT`, or files with one PubMed id a line.
         #[arg(long, required = true, num_args = 1.., value_name = "ID:SPLIT|FILE")]
         against: Vec<String>,
+        #[command(flatten)]
+        cards: CardFiles,
         /// Folder with one folder per dataset, in its original files.
         #[arg(long, value_name = "DIR")]
         source: PathBuf,
@@ -87,6 +91,8 @@ enum Verb {
         /// Text recipe (TOML).
         #[arg(long, value_name = "FILE")]
         recipe: PathBuf,
+        #[command(flatten)]
+        cards: CardFiles,
         /// Folder with one folder per dataset, in its original files.
         #[arg(long, value_name = "DIR")]
         source: PathBuf,
@@ -109,14 +115,16 @@ enum FileFormat {
 pub(crate) fn run(arguments: Arguments) -> CommandResult {
     match arguments.verb {
         Verb::List { json } => list(json),
-        Verb::Build { ids, source, out, format, variant, json } => {
-            build(&ids, &source, &out, format, variant.as_deref(), json)
+        Verb::Build { ids, cards, source, out, format, variant, json } => {
+            build(&ids, &cards.read()?, &source, &out, format, variant.as_deref(), json)
         }
-        Verb::Check { ids, card, source, variant, json } => {
-            check(&ids, card.as_deref(), &source, variant.as_deref(), json)
+        Verb::Check { ids, cards, source, variant, json } => {
+            check(&ids, &cards.read()?, &source, variant.as_deref(), json)
         }
-        Verb::Leak { ids, against, source, json } => leak(&ids, &against, &source, json),
-        Verb::Text { recipe, source, out, json } => text(&recipe, &source, &out, json),
+        Verb::Leak { ids, against, cards, source, json } => {
+            leak(&ids, &against, &cards.read()?, &source, json)
+        }
+        Verb::Text { recipe, cards, source, out, json } => text(&recipe, &cards.read()?, &source, &out, json),
     }
 }
 
@@ -169,25 +177,9 @@ fn list(json: bool) -> CommandResult {
     Ok(Outcome::Fine)
 }
 
-/// The cards of the ids; `all` stands for those whose files the source folder has.
-fn cards<'a>(ids: &[String], source: &std::path::Path) -> Result<Vec<&'a Card>, Failure> {
-    let catalog = Catalog::embedded();
-    if ids == ["all"] {
-        let there: Vec<&Card> = catalog.iter().filter(|card| source.join(&card.id).is_dir()).collect();
-        if there.is_empty() {
-            return Err(Failure::new(format!(
-                "{}: expected folders named after datasets, found none",
-                source.display()
-            ))
-            .hint("`taiyi corpus list` names the datasets"));
-        }
-        return Ok(there);
-    }
-    ids.iter().map(|id| Ok(catalog.card(id)?)).collect()
-}
-
 fn build(
     ids: &[String],
+    cards: &Cards,
     source: &std::path::Path,
     out: &std::path::Path,
     format: FileFormat,
@@ -200,7 +192,7 @@ fn build(
     };
     let mut manifests = Vec::new();
     let mut unreadable = 0;
-    for card in cards(ids, source)? {
+    for card in cards.chosen(ids, source)? {
         let progress = Progress::new(&card.id, 0, "documents");
         let manifest = taiyi_corpus::build(card, variant, source, out, format, &mut |event| match event {
             BuildProgress::Documents(split, documents) => progress.set(documents, split),
@@ -231,23 +223,13 @@ fn build(
 
 fn check(
     ids: &[String],
-    card_file: Option<&std::path::Path>,
+    cards: &Cards,
     source: &std::path::Path,
     variant: Option<&str>,
     json: bool,
 ) -> CommandResult {
-    let own;
-    let cards: Vec<&Card> = match card_file {
-        None => cards(ids, source)?,
-        Some(path) => {
-            let text = std::fs::read_to_string(path)
-                .map_err(|error| Failure::new(format!("{}: cannot be read: {error}", path.display())))?;
-            own = Card::parse(&path.display().to_string(), &text)?;
-            vec![&own]
-        }
-    };
     let mut report = CheckReport::default();
-    for card in cards {
+    for card in cards.chosen(ids, source)? {
         let progress = Progress::new(&card.id, 0, "documents");
         let checked = taiyi_corpus::check(card, variant, source, &mut |split, documents| {
             progress.set(documents, split);
@@ -302,9 +284,9 @@ fn print_check(dataset: &taiyi_corpus::checks::DatasetCheck) {
 }
 
 /// `ID` or `ID:SPLIT`.
-fn splits_of(name: &str) -> Result<(&'static Card, Vec<String>), Failure> {
+fn splits_of<'a>(cards: &'a Cards, name: &str) -> Result<(&'a Card, Vec<String>), Failure> {
     let (id, split) = name.split_once(':').map_or((name, None), |(id, split)| (id, Some(split)));
-    let card = Catalog::embedded().card(id)?;
+    let card = cards.catalog.card(id)?;
     let all: Vec<String> = card.variant(None)?.split_names().into_iter().map(str::to_owned).collect();
     match split {
         None => Ok((card, all)),
@@ -315,7 +297,13 @@ fn splits_of(name: &str) -> Result<(&'static Card, Vec<String>), Failure> {
     }
 }
 
-fn leak(ids: &[String], against: &[String], source: &std::path::Path, json: bool) -> CommandResult {
+fn leak(
+    ids: &[String],
+    against: &[String],
+    cards: &Cards,
+    source: &std::path::Path,
+    json: bool,
+) -> CommandResult {
     #[derive(Serialize)]
     struct Row {
         dataset: String,
@@ -335,7 +323,7 @@ fn leak(ids: &[String], against: &[String], source: &std::path::Path, json: bool
             }
             continue;
         }
-        let (card, splits) = splits_of(name)?;
+        let (card, splits) = splits_of(cards, name)?;
         for split in splits {
             for document in taiyi_corpus::read(card, None, &split, source)? {
                 match document {
@@ -349,7 +337,7 @@ fn leak(ids: &[String], against: &[String], source: &std::path::Path, json: bool
     let mut rows = Vec::new();
     let mut read = 0u64;
     for name in ids {
-        let (card, splits) = splits_of(name)?;
+        let (card, splits) = splits_of(cards, name)?;
         let progress = Progress::new(name, 0, "documents");
         for split in splits {
             for document in taiyi_corpus::read(card, None, &split, source)? {
@@ -392,6 +380,7 @@ fn leak(ids: &[String], against: &[String], source: &std::path::Path, json: bool
 
 fn text(
     recipe: &std::path::Path,
+    cards: &Cards,
     source: &std::path::Path,
     out: &std::path::Path,
     json: bool,
@@ -399,7 +388,7 @@ fn text(
     let recipe = TextRecipe::load(recipe)?;
     let progress =
         Progress::new("collecting", (recipe.exclude.len() + recipe.source.len()) as u64, "sources");
-    let report = collect(&recipe, Catalog::embedded(), source, out, &mut |at| {
+    let report = collect(&recipe, &cards.catalog, source, out, &mut |at| {
         progress.set(at.done as u64, &at.dataset);
     })?;
     progress.finish();

@@ -90,6 +90,10 @@ struct RunArguments {
     /// Replies generated side by side, or requests sent to the endpoint at once.
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=1024))]
     batch: u16,
+    /// Let the model write only what the answer format allows: offered names, strings of the text. Published systems reply
+    /// freely, so their scores are to be compared with those without it.
+    #[arg(long, conflicts_with = "endpoint")]
+    constrain: bool,
     /// Print the report as JSON.
     #[arg(long)]
     json: bool,
@@ -168,7 +172,8 @@ fn ask(arguments: &RunArguments) -> CommandResult {
             let folder = arguments.model.folder()?;
             let label = arguments.model.label(&folder)?;
             let model = arguments.model.load(&folder)?;
-            (Answerer::Model(Box::new(model)), folder.display().to_string(), label)
+            let constrained = if arguments.constrain { " (constrained decoding)" } else { "" };
+            (Answerer::Model(Box::new(model)), format!("{}{constrained}", folder.display()), label)
         }
     };
     let label = format!("{label} greedy {}", arguments.max_new_tokens);
@@ -255,7 +260,7 @@ fn replies(
             &mut remote
         }
     };
-    Ok(taiyi_eval::run(items, label, replier, out, &mut |at| {
+    Ok(taiyi_eval::run(items, label, arguments.constrain, replier, out, &mut |at| {
         before.set(at.done);
         progress.set(at.done as u64, "");
     })?)

@@ -53,6 +53,10 @@ pub(crate) struct Arguments {
     /// Which wording of the question, from 0.
     #[arg(long, value_name = "N", default_value_t = 0)]
     wording: usize,
+    /// Let the model write what it likes. Without this it can only write the types asked for and strings of the text, as what
+    /// is not in the text has no offsets.
+    #[arg(long)]
+    unconstrained: bool,
     /// System message that opens each conversation.
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,
@@ -152,6 +156,7 @@ pub(crate) fn run(arguments: Arguments) -> CommandResult {
             Tongue::Zh => Language::Zh,
         }),
         wording: arguments.wording,
+        constrained: !arguments.unconstrained,
     };
     if options.entities.names().is_empty() && options.relations.names().is_empty() {
         return Err(Failure::new("expected a name in --types or --relations, found none"));

@@ -3,12 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
-use taiyi_corpus::Catalog;
 use taiyi_instruct::show::{self, Side};
 use taiyi_instruct::{CardSource, Conversation, ConversationReader, MixRecipe, Templates};
 use taiyi_model::chat::{ChatFormat, Message};
 use taiyi_model::tokenizer::Tokenizer;
 
+use crate::cards::{CardFiles, Cards};
 use crate::failure::{CommandResult, Failure, Outcome};
 use crate::terminal::{self, Progress};
 
@@ -26,6 +26,8 @@ enum Verb {
         /// Mix recipe (TOML).
         #[arg(long, value_name = "FILE")]
         recipe: PathBuf,
+        #[command(flatten)]
+        cards: CardFiles,
         /// Folder with one folder per dataset, in its original files.
         #[arg(long, value_name = "DIR")]
         source: PathBuf,
@@ -65,8 +67,10 @@ enum Verb {
     /// Renders and parses back the answer of every record with every wording; exit 1 at 0.1 % failures or more.
     Verify {
         /// Dataset ids, or `all` for every dataset the source folder has.
-        #[arg(required = true)]
+        #[arg(required_unless_present = "files")]
         ids: Vec<String>,
+        #[command(flatten)]
+        cards: CardFiles,
         /// Folder with one folder per dataset, in its original files.
         #[arg(long, value_name = "DIR")]
         source: PathBuf,
@@ -79,7 +83,9 @@ enum Verb {
 /// Runs `taiyi instruct`.
 pub(crate) fn run(arguments: Arguments) -> CommandResult {
     match arguments.verb {
-        Verb::Build { recipe, source, out, seed, json } => build(&recipe, &source, &out, seed, json),
+        Verb::Build { recipe, cards, source, out, seed, json } => {
+            build(&recipe, &cards.read()?, &source, &out, seed, json)
+        }
         Verb::Show { file, limit, dataset, mask, model, summary, json } => {
             let picked = Picked { limit, dataset };
             match (summary, model.filter(|_| mask)) {
@@ -88,13 +94,20 @@ pub(crate) fn run(arguments: Arguments) -> CommandResult {
                 (false, None) => show_samples(&file, &picked, json),
             }
         }
-        Verb::Verify { ids, source, json } => verify(&ids, &source, json),
+        Verb::Verify { ids, cards, source, json } => verify(&ids, &cards.read()?, &source, json),
     }
 }
 
-fn build(recipe: &Path, source: &Path, out: &Path, seed: Option<u64>, json: bool) -> CommandResult {
+fn build(
+    recipe: &Path,
+    cards: &Cards,
+    source: &Path,
+    out: &Path,
+    seed: Option<u64>,
+    json: bool,
+) -> CommandResult {
     let recipe = MixRecipe::load(recipe)?;
-    let source = CardSource { catalog: Catalog::embedded(), folder: source.to_owned() };
+    let source = CardSource { catalog: &cards.catalog, folder: source.to_owned() };
     let progress = Progress::new(&recipe.name, 0, "documents");
     let report = taiyi_instruct::build(&recipe, Templates::embedded(), &source, out, seed, &mut |at| {
         progress.set(at.documents, &format!("{}:{}", at.dataset, at.split));
@@ -220,16 +233,10 @@ fn show_mask(file: &Path, picked: &Picked, model: &Path, json: bool) -> CommandR
     Ok(Outcome::Fine)
 }
 
-fn verify(ids: &[String], source: &Path, json: bool) -> CommandResult {
-    let catalog = Catalog::embedded();
-    let cards: Vec<&taiyi_corpus::Card> = if ids == ["all"] {
-        catalog.iter().filter(|card| source.join(&card.id).is_dir()).collect()
-    } else {
-        ids.iter().map(|id| catalog.card(id)).collect::<Result<_, _>>()?
-    };
+fn verify(ids: &[String], cards: &Cards, source: &Path, json: bool) -> CommandResult {
     let mut worst = Outcome::Fine;
     let mut rows = Vec::new();
-    for card in cards {
+    for card in cards.chosen(ids, source)? {
         let progress = Progress::new(&card.id, 0, "documents");
         let mut documents = Vec::new();
         for split in card.variant(None)?.split_names() {

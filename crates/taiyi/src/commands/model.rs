@@ -1,4 +1,4 @@
-//! `taiyi model`: what a checkpoint computes, from the shell: logits, greedy continuations, merged weights.
+//! `taiyi model`: what a checkpoint computes, from the shell: logits, greedy continuations, perplexity, merged weights.
 
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
@@ -6,9 +6,13 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
 use taiyi_infer::{BatchOptions, Event, Request, Sampling};
+use taiyi_model::tokenizer::Tokenizer;
 use taiyi_model::weights::{ElementType, SafetensorsWriter, write_atomically};
 use taiyi_model::{Decoder, DecoderConfig, Dtype, KvCache, Logits, Workspace};
+use taiyi_train::data::{Documents, TextItem};
 use taiyi_train::memory::{available_memory_bytes, human_bytes};
+use taiyi_train::recipe::Source;
+use taiyi_train::{Windows, evaluate_bits_per_byte};
 
 use crate::failure::{CommandResult, Failure, Outcome};
 use crate::loading::{Storage, check_folders, check_memory, inference_plan};
@@ -71,6 +75,26 @@ enum Verb {
         #[arg(long, value_name = "FILE.json")]
         out: PathBuf,
     },
+    /// Bits per byte and perplexity of text, each document read on its own.
+    Perplexity {
+        #[command(flatten)]
+        checkpoint: Checkpoint,
+        /// Documents: JSONL with `text`, or plain text with blank lines between them; either with `.gz`.
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+        /// Tokens that the model sees at a time (default: all its positions, at most 2048).
+        #[arg(long, value_name = "N")]
+        length: Option<usize>,
+        /// Tokens by which the window moves along a longer document (default: half the length).
+        #[arg(long, value_name = "N")]
+        stride: Option<usize>,
+        /// Documents of each file at most.
+        #[arg(long, value_name = "N")]
+        limit: Option<usize>,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Folds an adapter into the weights and writes a folder that loads without it, tokenizer files included.
     Merge {
         /// Model folder in the Hugging Face layout.
@@ -111,6 +135,9 @@ pub(crate) fn run(arguments: Arguments) -> CommandResult {
         Verb::Info { model, json } => info(&model, json),
         Verb::Logits { checkpoint, tokens, out } => logits(&checkpoint, &tokens, &out),
         Verb::Generate { checkpoint, tokens, max_new, out } => generate(&checkpoint, &tokens, max_new, &out),
+        Verb::Perplexity { checkpoint, files, length, stride, limit, json } => {
+            perplexity(&checkpoint, &files, length, stride, limit, json)
+        }
         Verb::Merge { model, adapter, to: Layout::Hf, out, dtype } => merge(&model, &adapter, &out, dtype),
     }
 }
@@ -232,7 +259,12 @@ fn generate(checkpoint: &Checkpoint, tokens: &Path, max_new: usize, out: &Path) 
     checkpoint.check(&sequences, tokens, Some(max_new))?;
     make_parent(out)?;
     let decoder = checkpoint.load()?;
-    let request = |prompt: Vec<u32>| Request { prompt, max_new_tokens: max_new, sampling: Sampling::GREEDY };
+    let request = |prompt: Vec<u32>| Request {
+        prompt,
+        max_new_tokens: max_new,
+        sampling: Sampling::GREEDY,
+        constraint: None,
+    };
     let requests: Vec<Request> = sequences.into_iter().map(request).collect();
     let progress = Progress::new("generating", (requests.len() * max_new) as u64, "tokens");
     let mut done = 0;
@@ -329,6 +361,97 @@ fn merge(model: &Path, adapter: &Path, out: &Path, dtype: Written) -> CommandRes
     Ok(Outcome::Fine)
 }
 
+/// Longest window where none is asked for: attention over more costs more than it tells.
+const LONGEST_WINDOW: usize = 2048;
+
+fn perplexity(
+    checkpoint: &Checkpoint,
+    files: &[PathBuf],
+    length: Option<usize>,
+    stride: Option<usize>,
+    limit: Option<usize>,
+    json: bool,
+) -> CommandResult {
+    #[derive(Serialize)]
+    struct Row {
+        file: PathBuf,
+        documents: usize,
+        tokens: u64,
+        /// Bytes of UTF-8 of the texts.
+        bytes: u64,
+        bits_per_byte: f64,
+        /// Of a token, the marks between documents included.
+        perplexity: f64,
+    }
+    check_folders(&checkpoint.model, checkpoint.adapter.as_deref())?;
+    let positions = DecoderConfig::load(&checkpoint.model)?.max_position_embeddings;
+    let length = length.unwrap_or(positions.min(LONGEST_WINDOW));
+    let stride = stride.unwrap_or(length.div_ceil(2));
+    if length == 0 || length > positions || stride == 0 || stride > length {
+        return Err(Failure::new(format!(
+            "expected a window of 1 to {positions} tokens (max_position_embeddings) and a stride of 1 to its length, \
+             found {length} and {stride}"
+        )));
+    }
+    let tokenizer = Tokenizer::load(&checkpoint.model)?;
+    let texts = files.iter().map(|file| read_texts(file, limit)).collect::<Result<Vec<_>, _>>()?;
+    check_memory(&checkpoint.model, checkpoint.dtype)?;
+    let decoder = checkpoint.load()?;
+    let mut rows = Vec::new();
+    for (file, texts) in files.iter().zip(texts) {
+        let progress = Progress::new(&file.display().to_string(), texts.len() as u64, "documents");
+        let watched = texts.iter().enumerate().map(|(at, text)| {
+            progress.set(at as u64, "");
+            text.as_str()
+        });
+        let measured = evaluate_bits_per_byte(&decoder, &tokenizer, watched, Windows { length, stride })?;
+        progress.finish();
+        let row = Row {
+            file: file.clone(),
+            documents: texts.len(),
+            tokens: measured.tokens,
+            bytes: measured.bytes,
+            bits_per_byte: measured.bits_per_byte,
+            perplexity: (measured.bits / measured.tokens.max(1) as f64).exp2(),
+        };
+        if !json {
+            terminal::line(&format!(
+                "{}: {:.4} bits per byte, perplexity {:.2} ({} documents, {} tokens, {} bytes)",
+                row.file.display(),
+                row.bits_per_byte,
+                row.perplexity,
+                row.documents,
+                row.tokens,
+                row.bytes
+            ));
+        }
+        rows.push(row);
+    }
+    if json {
+        terminal::json(&serde_json::json!({ "length": length, "stride": stride, "files": rows }))?;
+    }
+    Ok(Outcome::Fine)
+}
+
+fn read_texts(file: &Path, limit: Option<usize>) -> Result<Vec<String>, Failure> {
+    let mut texts = Vec::new();
+    for item in Documents::open(&Source::from_path(file.to_owned()))?.take(limit.unwrap_or(usize::MAX)) {
+        match item? {
+            TextItem::Document(text) => texts.push(text),
+            TextItem::Conversation(_) => {
+                return Err(Failure::new(format!(
+                    "{}: expected documents in `text`, found a conversation",
+                    file.display()
+                )));
+            }
+        }
+    }
+    if texts.is_empty() {
+        return Err(Failure::new(format!("{}: expected text, found none", file.display())));
+    }
+    Ok(texts)
+}
+
 fn info(model: &Path, json: bool) -> CommandResult {
     #[derive(Serialize)]
     struct Info {
@@ -347,9 +470,14 @@ fn info(model: &Path, json: bool) -> CommandResult {
         weight_bytes: std::collections::BTreeMap<&'static str, usize>,
         /// Bytes of keys and values a token, f32.
         cache_bytes_per_token: usize,
+        /// Whether the folder holds the weights, or a configuration alone.
+        has_weights: bool,
     }
     check_folders(model, None)?;
-    let config = DecoderConfig::load(model)?;
+    let (config, has_weights) = match Decoder::check(model) {
+        Err(taiyi_model::Error::NoWeights { .. }) => (DecoderConfig::load(model)?, false),
+        checked => (checked?, true),
+    };
     let no_model = || {
         Failure::new(format!("{}: config.json describes a model of more than 10^13 weights", model.display()))
     };
@@ -372,6 +500,7 @@ fn info(model: &Path, json: bool) -> CommandResult {
         tie_word_embeddings: config.tie_word_embeddings,
         weight_bytes,
         cache_bytes_per_token: KvCache::planned_bytes(&config, 1),
+        has_weights,
     };
     if json {
         terminal::json(&info)?;
@@ -396,5 +525,8 @@ fn info(model: &Path, json: bool) -> CommandResult {
         row(&format!("weights as {name}"), human_bytes(*bytes as u64));
     }
     row("cache of 1000 tokens", human_bytes(1000 * info.cache_bytes_per_token as u64));
+    if !info.has_weights {
+        row("weights in the folder", "none".to_owned());
+    }
     Ok(Outcome::Fine)
 }

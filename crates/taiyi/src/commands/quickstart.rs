@@ -221,7 +221,7 @@ fn score_all(
             Progress::new(&format!("{name}: {}", task.name), task.items.items.len() as u64, "replies");
         let mut replier = LocalReplier::new(&mut model, task.max_new_tokens);
         let path = out.join(format!("{}.jsonl", task.id));
-        let run = taiyi_eval::run(&task.items.items, name, &mut replier, &path, &mut |at| {
+        let run = taiyi_eval::run(&task.items.items, name, true, &mut replier, &path, &mut |at| {
             progress.set(at.done as u64, "");
         })?;
         progress.finish();
@@ -261,7 +261,9 @@ fn page(
     let mut page = Page::new(
         "Taiyi quickstart · 太一快速上手",
         &format!(
-            "{} tuned in two stages on the shipped samples; scored on records it has never seen. {:.0} seconds, version {}.",
+            "{} tuned in two stages on the shipped samples; scored on records it has never seen, before and after alike with \
+             replies constrained to the answer format and the text · 前后评测均采用约束解码，回答限于给定格式与原文. {:.0} seconds, version \
+             {}.",
             embedded::MODEL_NAME,
             seconds,
             env!("CARGO_PKG_VERSION")

@@ -84,6 +84,28 @@ fn a_run_writes_predictions_and_reports_and_goes_on_where_it_stopped() {
 }
 
 #[test]
+fn a_constrained_run_is_always_readable_and_a_run_of_its_own() {
+    let place = place();
+    tiny_model(&place.path("model"), 7);
+    let run = "eval run --benchmark kuake_qic_dev --model model --source source --out out --max-new-tokens 60 --json";
+    place.taiyi(run).fine();
+    let free = place.read("out/predictions-kuake_qic_dev.jsonl");
+    let ran = place.taiyi(&format!("{run} --constrain")).fine();
+    assert!(ran.stderr.contains("(0 reused"), "{}", ran.stderr);
+    let report = json_of(&ran.stdout);
+    assert_eq!(report["benchmarks"][0]["unparsable"], 0, "{report}");
+    assert!(place.read("out/report.md").contains("(constrained decoding)"));
+    let constrained = place.read("out/predictions-kuake_qic_dev.jsonl");
+    for line in constrained.lines().map(json_of) {
+        assert!(line["model"].as_str().unwrap().ends_with(" constrained"), "{line}");
+        assert_eq!(line["prediction"]["labels"].as_array().map(Vec::len), Some(1), "{line}");
+    }
+    assert!(place.taiyi(&format!("{run} --constrain")).fine().stderr.contains("(6 reused"));
+    assert!(place.taiyi(run).fine().stderr.contains("(0 reused"), "not mixed with those of another kind");
+    assert_eq!(place.read("out/predictions-kuake_qic_dev.jsonl"), free);
+}
+
+#[test]
 fn predictions_are_scored_as_worked_by_hand() {
     let place = place();
     // Two right, one wrong, one that cannot be read, one as a prediction, one missing: 3 of 4 given, 3 of 6 wanted.

@@ -140,3 +140,24 @@ fn paths_that_cannot_be_read_are_refused() {
     nothing.arg(" , ").stdin(Stdio::null());
     crate::place::Ran::of(nothing.output().unwrap()).refused(&["expected a name in --types or --relations"]);
 }
+
+#[test]
+fn an_untrained_model_names_only_what_is_there_unless_it_is_let() {
+    let place = Place::new();
+    tiny_model(&place.path("model"), 7);
+    place.write("a.txt", ENGLISH);
+    place.write("b.txt", CHINESE);
+    let extract = "extract a.txt b.txt --model model --types drug,disease --max-new-tokens 60";
+    let summary = |flags: &str| -> Value {
+        let ran =
+            place.taiyi(&format!("{extract} {flags} --out out.jsonl --report report.jsonl --json")).fine();
+        serde_json::from_str(&ran.stdout).unwrap()
+    };
+    let constrained = summary("");
+    assert_eq!((&constrained["not_asked"], &constrained["questions"]), (&json!(0), &json!(2)));
+    // What is not found was cut off in the middle of a word.
+    assert!(constrained["unfound"].as_u64() <= constrained["cut_off"].as_u64(), "{constrained}");
+    let free = summary("--unconstrained");
+    assert_ne!(constrained, free);
+    assert_eq!(free["entities"], json!({}), "a model that was never trained finds nothing by itself");
+}

@@ -51,6 +51,10 @@ fn wrong_arguments_exit_2_and_say_what_is_meant() {
         ("extract notes --types a --to brat", "--out <PATH>"),
         ("extract notes --types a --unit page", "expected `document`, `sentence` or a number of characters"),
         ("eval run --benchmark hoc --model m --endpoint http://x --source s --out o", "cannot be used with"),
+        (
+            "eval run --benchmark hoc --constrain --endpoint http://x --source s --out o",
+            "cannot be used with",
+        ),
     ] {
         let ran = place.taiyi(arguments);
         assert_eq!(ran.code, Some(2), "{arguments}: {}", ran.stderr);

@@ -11,4 +11,5 @@ mod help;
 mod interop;
 mod killed;
 mod model;
+mod own_corpus;
 mod place;

@@ -1,8 +1,10 @@
 //! `taiyi model`: logits, greedy continuations and merged weights of a checkpoint, against the engine called directly.
 
 use serde_json::Value;
+use taiyi_kernels::Precision;
+use taiyi_model::tokenizer::Tokenizer;
 use taiyi_model::weights::Weights;
-use taiyi_model::{Decoder, Dtype, KvCache, Logits, Workspace};
+use taiyi_model::{Decoder, Dtype, KvCache, Logits, PackedBatch, Workspace};
 
 use crate::place::{Place, tiny_adapter, tiny_model};
 
@@ -116,4 +118,61 @@ fn info_counts_weights_and_bytes() {
     // Two tensors of two key heads of eight f32 in two blocks.
     assert_eq!(info["cache_bytes_per_token"], 2 * 2 * 8 * 4 * 2);
     assert!(place.taiyi("model info --model model").fine().stdout.contains("blocks                    2\n"));
+}
+
+#[test]
+fn info_reads_the_headers_of_the_weights() {
+    let place = place();
+    let info = |expected: bool| {
+        let stdout = place.taiyi("model info --model model --json").fine().stdout;
+        let info: Value = serde_json::from_str(&stdout).unwrap();
+        assert_eq!(info["has_weights"], expected);
+    };
+    info(true);
+    let weights = place.path("model/model.safetensors");
+    let whole = std::fs::read(&weights).unwrap();
+    std::fs::write(&weights, &whole[..whole.len() - 1]).unwrap();
+    place.taiyi("model info --model model").refused(&["model.safetensors", "is the file truncated"]);
+    let config = std::fs::read_to_string(place.path("model/config.json")).unwrap();
+    std::fs::write(&weights, &whole).unwrap();
+    let taller = config.replace("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 1000");
+    assert_ne!(taller, config);
+    std::fs::write(place.path("model/config.json"), taller).unwrap();
+    place.taiyi("model info --model model").refused(&["layers.2", "model"]);
+    std::fs::write(place.path("model/config.json"), config).unwrap();
+    std::fs::remove_file(&weights).unwrap();
+    info(false);
+}
+
+#[test]
+fn perplexity_is_the_same_however_the_text_is_filed() {
+    let place = place();
+    place.write("a.txt", "acute pancreatitis\n\nfever and cough\n");
+    place.write("b.jsonl", "{\"text\": \"acute pancreatitis\"}\n{\"text\": \"fever and cough\"}\n");
+    let command = "model perplexity --model model a.txt b.jsonl --json";
+    let report: Value = serde_json::from_str(&place.taiyi(command).fine().stdout).unwrap();
+    let [a, b] = report["files"].as_array().unwrap().as_slice() else { panic!("{report}") };
+    assert_eq!(a["bits_per_byte"], b["bits_per_byte"]);
+    assert_eq!((&a["documents"], &a["bytes"]), (&Value::from(2), &Value::from(33)));
+    // By hand: the loss of both documents in the marks around them.
+    let decoder = Decoder::load(&place.path("model"), Dtype::F32).unwrap();
+    let tokenizer = Tokenizer::load(&place.path("model")).unwrap();
+    let end = tokenizer.special_id("<|endoftext|>").unwrap();
+    let mut workspace = Workspace::new();
+    let mut loss = |text: &str| {
+        let mut ids = vec![end];
+        ids.extend(tokenizer.encode(text));
+        let mut labels: Vec<i32> = ids[1..].iter().map(|&id| id as i32).collect();
+        labels.push(end as i32);
+        let batch = PackedBatch { ids: &ids, cu_seqlens: &[0, ids.len() as u32], labels: &labels };
+        decoder.loss(&batch, Precision::F32, &mut workspace).unwrap().sum
+    };
+    let bits = (loss("acute pancreatitis") + loss("fever and cough")) / std::f64::consts::LN_2;
+    let found = a["bits_per_byte"].as_f64().unwrap();
+    assert!((found - bits / 33.0).abs() < 1e-4 * found, "{found} {}", bits / 33.0);
+    place.write("empty.txt", "\n");
+    place
+        .taiyi("model perplexity --model model empty.txt")
+        .refused(&["empty.txt", "expected text, found none"]);
+    place.taiyi("model perplexity --model model a.txt --stride 0").refused(&["a stride of 1"]);
 }
