@@ -72,7 +72,7 @@ h3 { font-size: 1.02rem; margin: 1.6rem 0 .3rem; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; margin: .8rem 0; font-size: .92rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .32rem .55rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; padding-left: 0; }
+th:first-child, td:first-child { text-align: left; padding-left: 0; white-space: normal; }
 th { font-weight: 600; vertical-align: bottom; white-space: normal; word-break: keep-all; } tr.best td { font-weight: 600; }
 figure { margin: 1.2rem 0; } figure svg { max-width: 100%; height: auto; background: #fff; border-radius: 8px; border: 1px solid var(--line); }
 figcaption, .note { color: var(--dim); font-size: .88rem; } ul.facts { color: var(--dim); font-size: .88rem; padding-left: 1.2rem; }
