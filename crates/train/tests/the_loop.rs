@@ -178,9 +178,18 @@ fn a_line_of_metrics_has_the_agreed_fields() {
 
 #[test]
 fn killed_and_resumed_runs_are_bit_equal() {
-    let mut whole = Ground::new(recipe(&[]));
+    kill_and_resume(recipe(&[]));
+}
+
+#[test]
+fn killed_and_resumed_runs_of_muon_are_bit_equal() {
+    kill_and_resume(recipe(&[("seed = 7", "seed = 7\noptimizer = \"muon\"")]));
+}
+
+fn kill_and_resume(recipe: Recipe) {
+    let mut whole = Ground::new(recipe.clone());
     whole.fit(false, &mut Silent).unwrap();
-    let mut killed = Ground::new(recipe(&[]));
+    let mut killed = Ground::new(recipe);
     // Before the first checkpoint, right after one, between two, twice in the same place, and at the end.
     for (attempt, step) in [2, 8, 15, 15, 43].into_iter().enumerate() {
         let summary = killed.fit(attempt > 0, &mut KillAfter(step)).unwrap();

@@ -8,11 +8,6 @@ use xxhash_rust::xxh3::Xxh3;
 
 const MARK: u32 = 1 << 31;
 
-/// A token with the mark.
-pub(crate) fn marked(id: u32) -> u32 {
-    stored(id, true)
-}
-
 pub(crate) fn stored(id: u32, marked: bool) -> u32 {
     debug_assert!(id < MARK, "a vocabulary has fewer than 2^31 tokens");
     if marked { id | MARK } else { id }

@@ -26,6 +26,18 @@ pub enum TextItem {
     Conversation(Conversation),
 }
 
+impl TextItem {
+    /// Bytes of its text.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Document(text) => text.len(),
+            Self::Conversation(conversation) => {
+                conversation.conversation.iter().map(|turn| turn.human.len() + turn.assistant.len()).sum()
+            }
+        }
+    }
+}
+
 /// Reads the documents of a text source, one after another.
 ///
 /// JSON lines hold a document in `text`, and any other fields, or are conversations; plain text is cut as the source's
@@ -108,8 +120,8 @@ impl Iterator for Documents {
     }
 }
 
-/// Documents tokenised at a time, by all threads together.
-const CHUNK: usize = 4096;
+/// Bytes of text tokenised at a time, by all threads together.
+const CHUNK: usize = 1 << 22;
 
 /// How raw text is cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -141,7 +153,7 @@ impl Dataset {
         let mut items = Vec::new();
         let mut reports = Vec::new();
         // Marked, as the same token may also close the turns of a conversation.
-        let end = [store::marked(windows.end_of_text)];
+        let end = [store::stored(windows.end_of_text, true)];
         for (index, source) in sources.iter().enumerate() {
             let first = writer.position();
             let mut records = 0;
@@ -149,9 +161,11 @@ impl Dataset {
             writer.push(&end)?;
             loop {
                 let mut chunk = Vec::new();
-                while chunk.len() < CHUNK
+                let mut size = 0;
+                while size < CHUNK
                     && let Some(document) = documents.next().transpose()?
                 {
+                    size += document.bytes();
                     chunk.push((documents.line, document));
                 }
                 if chunk.is_empty() {

@@ -459,6 +459,9 @@ impl Recipe {
         }
         let held_out = self.validation.iter().flat_map(|validation| &validation.data);
         for source in self.data.iter().chain(held_out) {
+            if self.kind == Kind::Sft && source.echo.is_some() {
+                return wrong("data.echo", "given for conversations".to_owned(), "`kind = \"pretrain\"`");
+            }
             if let Some((key, found, expected)) = source.problem() {
                 return wrong(key, found, expected);
             }
@@ -539,6 +542,7 @@ mod tests {
             ("warmup_ratio = 0.1", "warmup_ratio = 0.1\nwarmup_steps = 3", "expected one of the two"),
             ("epochs = 1", "epochs = 1\ntokens_per_batch = 32", "expected at least `max_length`"),
             ("2e-4", "nan", "`learning_rate` is NaN"),
+            ("\"samples.jsonl\"", "[{ path = \"a\", echo = 9 }]", "`data.echo` is given for conversations"),
             ("\"samples.jsonl\"", "[\"a\", { path = \"b\", weight = 1 }]", "on 1 of 2 sources"),
         ];
         for (old, new, expected) in cases {
