@@ -206,7 +206,7 @@ impl Generator {
         fresh: usize,
     ) -> Result<Option<Slot>, InferError> {
         let prompt = &request.prompt;
-        let alpha = config.rope.alpha(prompt.len());
+        let alpha = config.alpha(prompt.len());
         let usable = |sequence: &Sequence| match sequence.alpha == alpha {
             // The last token is always run: its logits are needed.
             true => sequence.common(prompt).min(prompt.len() - 1),

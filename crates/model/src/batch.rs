@@ -50,7 +50,7 @@ impl PackedBatch<'_> {
     }
 }
 
-fn check_boundaries(cu_seqlens: &[u32], tokens: usize) -> Result<(), Error> {
+pub(crate) fn check_boundaries(cu_seqlens: &[u32], tokens: usize) -> Result<(), Error> {
     let rising = cu_seqlens.windows(2).all(|w| w[0] < w[1]);
     let whole = cu_seqlens.first() == Some(&0) && cu_seqlens.last().map(|&n| n as usize) == Some(tokens);
     if rising && whole && tokens > 0 {

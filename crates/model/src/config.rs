@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use serde_json::{Map, Value};
+use taiyi_kernels::Gelu;
 
 use crate::{architectures, error::Error};
 
@@ -26,25 +27,130 @@ pub struct DecoderConfig {
     pub num_key_value_heads: usize,
     /// Width of one head, `d`; `H * d` need not equal `D`.
     pub head_dim: usize,
-    /// Epsilon inside the root of every RMSNorm.
+    /// Which norm stands before the branches and the head.
+    pub norm: NormKind,
+    /// Epsilon inside the root of every norm.
     pub norm_eps: f32,
-    /// Rotary position embedding.
-    pub rope: Rope,
+    /// How the model knows where a token stands.
+    pub positions: Positions,
     /// Trained length of logn attention, when the checkpoint uses it: in evaluation mode the query at
     /// 0-based position `p` is multiplied by `max(1, ln(p + 1) / ln(trained length))`.
     pub logn_trained_length: Option<usize>,
-    /// Whether query, key and value come from one linear layer (rows: all q, all k, all v) or from three.
-    pub packed_qkv: bool,
-    /// Whether the query, key and value projections have a bias.
-    pub qkv_bias: bool,
+    /// How the query, key and value projections are stored.
+    pub qkv: QkvLayout,
+    /// Whether query and key heads go through an RMSNorm of their own before they are turned (Qwen3).
+    pub head_norm: bool,
+    /// What the MLP computes and how its first layer is stored.
+    pub mlp: MlpKind,
+    /// Which linear layers have a bias.
+    pub bias: Biases,
+    /// What the branches are added to.
+    pub residual: Residual,
+    /// Factor of the embedding at the input, not at a tied head (BioGPT: `sqrt(D)`).
+    pub embedding_scale: f32,
+    /// Whether a norm stands directly behind the embedding (BLOOM).
+    pub embedding_norm: bool,
+    /// The token whose embedding row is never learned through the lookup, as `padding_idx` of the reference.
+    pub padding_id: Option<u32>,
+    /// The marks that close the part of the input that every token sees (ChatGLM-6B); `None` for causal attention throughout.
+    pub prefix: Option<PrefixMarks>,
+    /// Whether the rows of the output head are divided by their lengths (Baichuan2's NormHead).
+    pub normalised_head: bool,
     /// Whether the output head is the embedding matrix.
     pub tie_word_embeddings: bool,
-    /// Longest sequence the checkpoint was made for, in tokens (not enforced: rope has no table to run past).
+    /// Longest sequence the checkpoint was made for, in tokens; enforced where positions are a table ([`Positions::Learned`]).
     pub max_position_embeddings: usize,
     /// Standard deviation of random linear and embedding weights.
     pub initializer_range: f32,
     /// `config.json` as it was read; written back by save, with the keys that changed.
     pub source: Map<String, Value>,
+}
+
+/// Which norm a model uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NormKind {
+    /// `x / sqrt(mean(x^2) + eps) * w`.
+    Rms,
+    /// `(x - mean) / sqrt(var + eps) * w + b`.
+    Layer,
+}
+
+/// How a model knows where a token stands.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Positions {
+    /// Queries and keys are turned.
+    Rope(Rope),
+    /// Each head is cut in two halves: the first is turned by the place in the prefix, the second by the place behind it
+    /// (ChatGLM-6B). `rotary_dim` is half of the head.
+    Rope2d(Rope),
+    /// A table of `rows` learned vectors is added to the embedding; position `p` takes row `p + offset`.
+    Learned {
+        /// Rows of the table.
+        rows: usize,
+        /// Row of the first position.
+        offset: usize,
+    },
+    /// A slope for each head times the position of the key is added to the scores (Press et al., 2022).
+    Alibi,
+}
+
+/// How the rows of the query, key and value projections are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QkvLayout {
+    /// Three linear layers.
+    Split,
+    /// One: the rows of all queries, then all keys, then all values.
+    Packed,
+    /// One: head by head, each with its query, key and value rows; as many key heads as query heads.
+    PackedByHead,
+}
+
+/// What the MLP computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MlpKind {
+    /// `down(silu(gate(x)) * up(x))`, three linear layers.
+    Gated,
+    /// The same with gate and up in one linear layer, the gate's rows first.
+    GatedPacked,
+    /// `down(gelu(up(x)))`.
+    Plain(Gelu),
+}
+
+/// Which linear layers of a block have a bias.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Biases {
+    /// The query, key and value projections.
+    pub qkv: bool,
+    /// The projection behind attention.
+    pub attention_output: bool,
+    /// All layers of the MLP.
+    pub mlp: bool,
+}
+
+/// How a branch `f` of a block meets the residual stream.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Residual {
+    /// `x + f(norm(x))`.
+    Input,
+    /// `alpha * y + f(y)` with `y = norm(x)` (ChatGLM-6B).
+    Normed {
+        /// Factor of the normed input.
+        alpha: f32,
+    },
+    /// `norm(x + f(x))` (BERT).
+    Post,
+}
+
+/// The tokens by which ChatGLM-6B knows its input apart from its answer: everything before the first `bos` is seen by every
+/// token, and the answer stands where the first `gmask` (or, without one, the first `mask`) is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PrefixMarks {
+    /// Begins the answer.
+    pub bos: u32,
+    /// Stands for the answer.
+    pub gmask: u32,
+    /// Stands for it where there is no `gmask`.
+    pub mask: u32,
 }
 
 /// Rotary position embedding: pair `i` of a head at position `p` is turned by `p * theta^(-2i / rotary_dim)`.
@@ -56,8 +162,10 @@ pub struct Rope {
     pub rotary_dim: usize,
     /// Which components form a pair.
     pub layout: RopeLayout,
-    /// How the base changes with the length of the text.
+    /// How the frequencies change, with the length of the text or once and for all.
     pub scaling: RopeScaling,
+    /// Whether the frequencies are rounded to f16, as ChatGLM-6B's stored ones are.
+    pub half_precision: bool,
 }
 
 /// Which components of a head form a rotated pair.
@@ -69,10 +177,10 @@ pub enum RopeLayout {
     Interleaved,
 }
 
-/// How the rotary base changes with the length of the text.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How the frequencies of a rotary embedding change.
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub enum RopeScaling {
-    /// It does not.
+    /// They do not.
     None,
     /// Qwen v1, evaluation only: a prefill of `n` tokens gives
     /// `alpha = max(2^(ceil(log2(n / trained_length)) + 1) - 1, 1)` and the base `theta * alpha^(d / (d - 2))`;
@@ -81,13 +189,53 @@ pub enum RopeScaling {
         /// Length up to which nothing changes, in tokens.
         trained_length: usize,
     },
+    /// LLaMA 3: frequencies whose wavelength exceeds `original / low` are divided by `factor`, those under `original / high`
+    /// stay, and those between are blended linearly in `original / wavelength`.
+    Llama3 {
+        /// Divisor of the low frequencies.
+        factor: f64,
+        /// Bound of the low frequencies, as a share of the trained length.
+        low: f64,
+        /// Bound of the high frequencies.
+        high: f64,
+        /// Length the model was trained for before its context was widened, in tokens.
+        original: f64,
+    },
+}
+
+/// What a block needs to know beside its weights; shared by decoders and encoders.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct BlockShape {
+    pub(crate) hidden_size: usize,
+    pub(crate) intermediate_size: usize,
+    pub(crate) num_attention_heads: usize,
+    pub(crate) num_key_value_heads: usize,
+    pub(crate) head_dim: usize,
+    pub(crate) norm_eps: f32,
+    pub(crate) positions: Positions,
+    pub(crate) residual: Residual,
+    pub(crate) mlp: MlpKind,
+    pub(crate) qkv: QkvLayout,
+    pub(crate) causal: bool,
+}
+
+impl BlockShape {
+    /// Width of all query heads, `H * d`.
+    pub(crate) fn query_size(&self) -> usize {
+        self.num_attention_heads * self.head_dim
+    }
+
+    /// Width of all key heads (and of all value heads), `G * d`.
+    pub(crate) fn key_size(&self) -> usize {
+        self.num_key_value_heads * self.head_dim
+    }
 }
 
 impl Rope {
     /// The factor alpha of dynamic NTK scaling for a prefill of `tokens`; 1 where there is no scaling.
     pub fn alpha(&self, tokens: usize) -> u32 {
         match self.scaling {
-            RopeScaling::None => 1,
+            RopeScaling::None | RopeScaling::Llama3 { .. } => 1,
             RopeScaling::DynamicNtk { trained_length } => {
                 // Integers instead of log2: the smallest power of two that covers the text, without rounding.
                 let mut factor: u32 = 1;
@@ -100,7 +248,75 @@ impl Rope {
     }
 }
 
+/// The slopes of ALiBi for `heads` heads: `2^(-8 (i + 1) / p)` with `p` the largest power of two up to `heads`, and for the heads
+/// beyond it every other slope of `2 p` heads (the authors' `get_slopes`).
+pub fn alibi_slopes(heads: usize) -> Vec<f32> {
+    let power = (heads + 1).next_power_of_two() / 2;
+    let slope = |i: usize, of: usize| 2f64.powf(-8.0 * i as f64 / of as f64) as f32;
+    let first = (1..=power).map(|i| slope(i, power));
+    first.chain((0..heads - power).map(|j| slope(2 * j + 1, 2 * power))).collect()
+}
+
+/// The sizes that every architecture has.
+pub(crate) struct Sizes {
+    pub(crate) vocab_size: usize,
+    pub(crate) hidden_size: usize,
+    pub(crate) intermediate_size: usize,
+    pub(crate) num_hidden_layers: usize,
+    pub(crate) num_attention_heads: usize,
+    pub(crate) num_key_value_heads: usize,
+    pub(crate) head_dim: usize,
+}
+
 impl DecoderConfig {
+    /// The switches of LLaMA, from which an architecture file says what differs: RMSNorm before each branch, rope over the whole
+    /// head, a gated MLP, no biases, a head of its own.
+    pub(crate) fn llama(model_type: &str, sizes: Sizes, keys: &Keys<'_>) -> DecoderConfig {
+        let Sizes {
+            vocab_size,
+            hidden_size,
+            intermediate_size,
+            num_hidden_layers,
+            num_attention_heads,
+            num_key_value_heads,
+            head_dim,
+        } = sizes;
+        DecoderConfig {
+            model_type: model_type.to_owned(),
+            vocab_size,
+            hidden_size,
+            intermediate_size,
+            num_hidden_layers,
+            num_attention_heads,
+            num_key_value_heads,
+            head_dim,
+            norm: NormKind::Rms,
+            norm_eps: 1e-6,
+            positions: Positions::Rope(Rope {
+                theta: 10_000.0,
+                rotary_dim: head_dim,
+                layout: RopeLayout::HalfSplit,
+                scaling: RopeScaling::None,
+                half_precision: false,
+            }),
+            logn_trained_length: None,
+            qkv: QkvLayout::Split,
+            head_norm: false,
+            mlp: MlpKind::Gated,
+            bias: Biases::default(),
+            residual: Residual::Input,
+            embedding_scale: 1.0,
+            embedding_norm: false,
+            padding_id: None,
+            prefix: None,
+            normalised_head: false,
+            tie_word_embeddings: false,
+            max_position_embeddings: 2048,
+            initializer_range: 0.02,
+            source: keys.map.clone(),
+        }
+    }
+
     /// Reads `config.json` of a model folder.
     ///
     /// # Errors
@@ -121,7 +337,7 @@ impl DecoderConfig {
         let Value::Object(map) = value else {
             return Err(Error::malformed(place, "the file", "a JSON object", kind(value)));
         };
-        let keys = Keys { map, place };
+        let keys = Keys { map, place, inside: None };
         let config = architectures::of_config(&keys)?;
         config.check(place)?;
         Ok(config)
@@ -139,11 +355,45 @@ impl DecoderConfig {
 
     /// Number of weights, the tied head counted once.
     pub fn parameter_count(&self) -> usize {
-        let (d, f, q, k) = (self.hidden_size, self.intermediate_size, self.query_size(), self.key_size());
-        let bias = if self.qkv_bias { q + 2 * k } else { 0 };
-        let block = 2 * d + d * (q + 2 * k) + bias + q * d + 3 * d * f;
-        let tables = if self.tie_word_embeddings { 1 } else { 2 };
-        self.num_hidden_layers * block + d + tables * self.vocab_size * d
+        let tensors = crate::decoder::skeleton::of(self).unwrap_or_default();
+        tensors.iter().map(|t| t.shape.iter().product::<usize>()).sum()
+    }
+
+    /// The rotary embedding, where there is one.
+    pub fn rope(&self) -> Option<&Rope> {
+        match &self.positions {
+            Positions::Rope(rope) | Positions::Rope2d(rope) => Some(rope),
+            Positions::Learned { .. } | Positions::Alibi => None,
+        }
+    }
+
+    /// The factor alpha of dynamic NTK scaling for a prefill of `tokens`; 1 where there is no such scaling.
+    pub fn alpha(&self, tokens: usize) -> u32 {
+        self.rope().map_or(1, |rope| rope.alpha(tokens))
+    }
+
+    /// The most tokens a sequence can have, where there is a bound.
+    pub fn longest(&self) -> Option<usize> {
+        match self.positions {
+            Positions::Learned { rows, offset } => Some(rows.saturating_sub(offset)),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn block(&self) -> BlockShape {
+        BlockShape {
+            hidden_size: self.hidden_size,
+            intermediate_size: self.intermediate_size,
+            num_attention_heads: self.num_attention_heads,
+            num_key_value_heads: self.num_key_value_heads,
+            head_dim: self.head_dim,
+            norm_eps: self.norm_eps,
+            positions: self.positions,
+            residual: self.residual,
+            mlp: self.mlp,
+            qkv: self.qkv,
+            causal: true,
+        }
     }
 
     fn check(&self, place: &Path) -> Result<(), Error> {
@@ -182,30 +432,54 @@ impl DecoderConfig {
                 self.num_key_value_heads.to_string(),
             ));
         }
-        if !self.rope.rotary_dim.is_multiple_of(2)
-            || self.rope.rotary_dim > self.head_dim
-            || self.rope.rotary_dim == 0
-        {
-            return Err(wrong(
-                "rotary dimensions",
-                &format!("an even number up to the head size {}", self.head_dim),
-                self.rope.rotary_dim.to_string(),
-            ));
+        if let Some(rope) = self.rope() {
+            let room = match self.positions {
+                Positions::Rope2d(_) => self.head_dim / 2,
+                _ => self.head_dim,
+            };
+            if !rope.rotary_dim.is_multiple_of(2) || rope.rotary_dim > room || rope.rotary_dim == 0 {
+                return Err(wrong(
+                    "rotary dimensions",
+                    &format!("an even number up to {room}"),
+                    rope.rotary_dim.to_string(),
+                ));
+            }
+            if !(rope.theta.is_finite() && rope.theta > 0.0) {
+                return Err(wrong("rope_theta", "a positive number", rope.theta.to_string()));
+            }
+            if let RopeScaling::DynamicNtk { trained_length } = rope.scaling
+                && (trained_length < 2 || rope.rotary_dim < 4)
+            {
+                return Err(wrong(
+                    "seq_length",
+                    "at least 2, and heads of at least 4",
+                    trained_length.to_string(),
+                ));
+            }
+            if let RopeScaling::Llama3 { factor, low, high, original } = rope.scaling
+                && !(factor > 0.0 && low > 0.0 && high > low && original >= 1.0 && factor.is_finite())
+            {
+                return Err(wrong(
+                    "rope_scaling",
+                    "a positive factor, low_freq_factor under high_freq_factor and an original length",
+                    format!("{factor}, {low}, {high}, {original}"),
+                ));
+            }
         }
-        if !(self.rope.theta.is_finite() && self.rope.theta > 0.0) {
-            return Err(wrong("rope_theta", "a positive number", self.rope.theta.to_string()));
+        if let Positions::Learned { rows, offset } = self.positions
+            && (rows <= offset || rows > MOST)
+        {
+            return Err(wrong("max_position_embeddings", "from 1 to 67108864", rows.to_string()));
+        }
+        if self.qkv == QkvLayout::PackedByHead && self.num_key_value_heads != self.num_attention_heads {
+            return Err(wrong(
+                "num_key_value_heads",
+                "as many as num_attention_heads",
+                self.num_key_value_heads.to_string(),
+            ));
         }
         if !(self.norm_eps.is_finite() && self.norm_eps >= 0.0) {
             return Err(wrong("rms_norm_eps", "a small positive number", self.norm_eps.to_string()));
-        }
-        if let RopeScaling::DynamicNtk { trained_length } = self.rope.scaling
-            && (trained_length < 2 || self.rope.rotary_dim < 4)
-        {
-            return Err(wrong(
-                "seq_length",
-                "at least 2, and heads of at least 4",
-                trained_length.to_string(),
-            ));
         }
         if self.logn_trained_length.is_some_and(|n| n < 2) {
             return Err(wrong("seq_length", "at least 2", "less".to_owned()));
@@ -218,13 +492,15 @@ impl DecoderConfig {
 pub(crate) struct Keys<'a> {
     pub(crate) map: &'a Map<String, Value>,
     pub(crate) place: &'a Path,
+    /// The key of the object that these keys are in, where it is not the whole file.
+    pub(crate) inside: Option<&'a str>,
 }
 
 impl Keys<'_> {
     fn wrong(&self, key: &str, expected: &str) -> Error {
         Error::Config {
             path: self.place.to_owned(),
-            key: key.to_owned(),
+            key: self.inside.map_or_else(|| key.to_owned(), |outer| format!("{outer}.{key}")),
             expected: expected.to_owned(),
             found: self.map.get(key).map_or_else(|| "nothing".to_owned(), Value::to_string),
         }
@@ -263,10 +539,10 @@ impl Keys<'_> {
     }
 
     /// A nested object, absent when missing or null.
-    pub(crate) fn object(&self, key: &str) -> Result<Option<Keys<'_>>, Error> {
-        let Some((key, value)) = self.get(&[key]) else { return Ok(None) };
+    pub(crate) fn object<'k>(&'k self, key: &'k str) -> Result<Option<Keys<'k>>, Error> {
+        let Some((_, value)) = self.get(&[key]) else { return Ok(None) };
         let map = value.as_object().ok_or_else(|| self.wrong(key, "an object"))?;
-        Ok(Some(Keys { map, place: self.place }))
+        Ok(Some(Keys { map, place: self.place, inside: Some(key) }))
     }
 
     /// Refuses a value that would change the results and that the decoder does not have.
@@ -297,6 +573,7 @@ mod tests {
             rotary_dim: 16,
             layout: RopeLayout::HalfSplit,
             scaling: RopeScaling::DynamicNtk { trained_length: 32 },
+            half_precision: false,
         };
         let alphas: Vec<u32> = [1, 16, 32, 33, 64, 65, 128, 129].iter().map(|&n| rope.alpha(n)).collect();
         assert_eq!(alphas, [1, 1, 1, 3, 3, 7, 7, 15]);

@@ -1,4 +1,4 @@
-//! Language models: tokenizers, chat formats, the one decoder with its forward and backward passes, weight files and adapters.
+//! Language models: tokenizers, chat formats, the one decoder and the one encoder with their forward and backward passes, weight files and adapters.
 //!
 //! This crate knows nothing about documents, tasks, optimizers or sampling. The shapes in its docs use these letters: `T`
 //! tokens of all sequences together, `D` hidden size, `H` query heads, `G` key and value heads, `d` head size, `F` MLP width,
@@ -11,6 +11,7 @@ pub mod batch;
 pub mod chat;
 pub mod config;
 pub mod decoder;
+pub mod encoder;
 pub mod error;
 mod layers;
 pub mod plan;
@@ -21,5 +22,6 @@ pub use adapters::LoraConfig;
 pub use batch::{Checkpoint, Logits, Loss, NOT_LEARNED, PackedBatch, Parameter, StepOptions};
 pub use config::DecoderConfig;
 pub use decoder::{Decoder, Dtype, KvCache};
+pub use encoder::{Encoder, EncoderBatch, EncoderConfig, EncoderTask, Labels};
 pub use error::Error;
 pub use layers::{block::Stage, workspace::Workspace};

@@ -8,7 +8,7 @@ use taiyi_kernels::{NF4_BLOCK, NF4_NESTED_BLOCK, Precision};
 use crate::{
     adapters::LoraConfig,
     batch::Checkpoint,
-    config::DecoderConfig,
+    config::{DecoderConfig, MlpKind, NormKind, QkvLayout},
     decoder::{
         Dtype, KvCache, logits_chunk,
         skeleton::{self, Kind},
@@ -117,10 +117,20 @@ pub fn plan(config: &DecoderConfig, options: &PlanOptions<'_>) -> Result<Plan, E
     let (d, f, h) = (config.hidden_size, config.intermediate_size, config.num_attention_heads);
     let (q, k) = (config.query_size(), config.key_size());
     let kept = if options.checkpoint == Checkpoint::None { layers } else { 1 };
-    let block = 2 + 3 * d + 2 * q + 2 * k + h + 3 * f;
+    let statistics = match config.norm {
+        NormKind::Rms => 2,
+        NormKind::Layer => 4,
+    };
+    let head_norms = if config.head_norm { q + k + h + config.num_key_value_heads } else { 0 };
+    let branches = if matches!(config.mlp, MlpKind::Plain(_)) { 2 } else { 3 };
+    let block = statistics + 3 * d + 2 * q + 2 * k + h + head_norms + branches * f;
     let streams = (layers + 1) * d + d;
-    let packed = if config.packed_qkv { q + 2 * k } else { 0 };
-    let scratch = d + packed + 2 * q + 2 * k + 3 * f;
+    let packed_qkv = if config.qkv == QkvLayout::Split { 0 } else { q + 2 * k };
+    let packed_mlp = if config.mlp == MlpKind::GatedPacked { 2 * f } else { 0 };
+    let scratch = d + packed_qkv.max(packed_mlp) + 2 * q + 2 * k + branches * f;
+    let positions = if config.longest().is_some() { d } else { 0 };
+    let embedding = positions + if config.embedding_norm { 2 * d + 2 } else { 0 };
+    let prefix = if config.prefix.is_some() { 2 * k } else { 0 };
     let adapters = match options.training {
         Training::Full => 0,
         Training::Lora(lora) => {
@@ -129,8 +139,9 @@ pub fn plan(config: &DecoderConfig, options: &PlanOptions<'_>) -> Result<Plan, E
             kept * adapter_floats / layers + lora.rank + dropout + magnitudes
         }
     };
-    let tables = options.longest.next_power_of_two() * config.rope.rotary_dim;
-    plan.activations = 4 * (t * (kept * block + streams + scratch + adapters) + tables);
+    let tables = options.longest.next_power_of_two() * config.rope().map_or(0, |rope| rope.rotary_dim);
+    let once = streams + scratch + adapters + embedding + prefix;
+    plan.activations = 4 * (t * (kept * block + once) + tables);
     let rows = options.labelled;
     plan.head = 4 * (rows * (3 * d + 1) + rows.min(logits_chunk(config.vocab_size)) * config.vocab_size);
     Ok(plan)

@@ -1,4 +1,5 @@
-//! One file per `model_type`: how its `config.json` and its tensor names map onto the one decoder.
+//! One file per `model_type`: how its `config.json` and its tensor names map onto the one decoder. The encoders, which differ in
+//! names alone, share [`encoders`].
 //!
 //! An architecture file knows no arithmetic. To add one, write `<model_type>.rs` with `config` and `names`
 //! functions like those of `qwen2.rs` and a line in `ALL`.
@@ -8,8 +9,16 @@ use crate::{
     error::Error,
 };
 
+mod baichuan;
+mod biogpt;
+mod bloom;
+mod chatglm;
+pub(crate) mod encoders;
+mod glm;
+mod llama;
 mod qwen;
 mod qwen2;
+mod qwen3;
 
 /// What one architecture file provides.
 pub(crate) struct Architecture {
@@ -17,19 +26,29 @@ pub(crate) struct Architecture {
     pub(crate) model_type: &'static str,
     /// Maps the keys of `config.json` onto the decoder's switches.
     pub(crate) config: fn(&Keys<'_>) -> Result<DecoderConfig, Error>,
-    /// Keys of `config.json` that follow from the decoder, for a configuration written by this program.
-    pub(crate) names: fn() -> Names,
+    /// Names of the modules.
+    pub(crate) names: fn(&DecoderConfig) -> Names,
     /// Whether a tensor of this name may be in the files without being a weight (a stored buffer).
     pub(crate) is_buffer: fn(&str) -> bool,
+    /// The names that a tensor has in other files of the same architecture, where there are such.
+    pub(crate) other_names: fn(&str) -> Vec<String>,
 }
 
 /// Module names of a checkpoint, without the closing `.weight` or `.bias`; `{}` stands for the layer.
+#[derive(Clone, Copy)]
 pub(crate) struct Names {
     pub(crate) embedding: &'static str,
+    /// Of [`Positions::Learned`](crate::config::Positions::Learned).
+    pub(crate) positions: &'static str,
+    /// Of the norm behind the embedding.
+    pub(crate) embedding_norm: &'static str,
     pub(crate) attention_norm: &'static str,
     pub(crate) attention_input: AttentionInputNames,
+    /// Norms of the query and the key heads.
+    pub(crate) head_norms: [&'static str; 2],
     pub(crate) attention_output: &'static str,
     pub(crate) mlp_norm: &'static str,
+    /// Gate and up in one layer where they are packed; of no meaning for a plain MLP.
     pub(crate) gate: &'static str,
     pub(crate) up: &'static str,
     pub(crate) down: &'static str,
@@ -38,11 +57,41 @@ pub(crate) struct Names {
 }
 
 /// Names of the projections that feed attention.
+#[derive(Clone, Copy)]
 pub(crate) enum AttentionInputNames {
-    /// One linear layer with the rows of q, then k, then v.
+    /// One linear layer.
     Packed(&'static str),
     /// One linear layer each.
     Split { query: &'static str, key: &'static str, value: &'static str },
+}
+
+/// The names of LLaMA, which Qwen2, Qwen3, GLM and in part Baichuan share.
+pub(crate) const LLAMA_NAMES: Names = Names {
+    embedding: "model.embed_tokens",
+    positions: "",
+    embedding_norm: "",
+    attention_norm: "model.layers.{}.input_layernorm",
+    attention_input: AttentionInputNames::Split {
+        query: "model.layers.{}.self_attn.q_proj",
+        key: "model.layers.{}.self_attn.k_proj",
+        value: "model.layers.{}.self_attn.v_proj",
+    },
+    head_norms: ["model.layers.{}.self_attn.q_norm", "model.layers.{}.self_attn.k_norm"],
+    attention_output: "model.layers.{}.self_attn.o_proj",
+    mlp_norm: "model.layers.{}.post_attention_layernorm",
+    gate: "model.layers.{}.mlp.gate_proj",
+    up: "model.layers.{}.mlp.up_proj",
+    down: "model.layers.{}.mlp.down_proj",
+    final_norm: "model.norm",
+    head: "lm_head",
+};
+
+fn no_other_name(_: &str) -> Vec<String> {
+    Vec::new()
+}
+
+fn is_rope_buffer(name: &str) -> bool {
+    name.ends_with("rotary_emb.inv_freq")
 }
 
 /// Puts a layer's number into a module name.
@@ -51,7 +100,17 @@ pub(crate) fn of_layer(name: &str, layer: usize) -> String {
 }
 
 /// Every architecture there is.
-const ALL: &[Architecture] = &[qwen::ARCHITECTURE, qwen2::ARCHITECTURE];
+const ALL: &[Architecture] = &[
+    baichuan::ARCHITECTURE,
+    biogpt::ARCHITECTURE,
+    bloom::ARCHITECTURE,
+    chatglm::ARCHITECTURE,
+    glm::ARCHITECTURE,
+    llama::ARCHITECTURE,
+    qwen::ARCHITECTURE,
+    qwen2::ARCHITECTURE,
+    qwen3::ARCHITECTURE,
+];
 
 /// The names accepted as `model_type`.
 pub fn known() -> Vec<&'static str> {

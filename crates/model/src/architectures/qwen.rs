@@ -4,13 +4,19 @@
 //! `w1` the up branch, `intermediate_size` counts both branches, and past `seq_length` evaluation scales the
 //! rotary base (dynamic NTK) and the queries (logn).
 
-use super::{Architecture, AttentionInputNames, Names};
+use super::{Architecture, AttentionInputNames, LLAMA_NAMES, Names};
 use crate::{
-    config::{DecoderConfig, Keys, Rope, RopeLayout, RopeScaling},
+    config::{Biases, DecoderConfig, Keys, Positions, QkvLayout, Rope, RopeLayout, RopeScaling, Sizes},
     error::Error,
 };
 
-pub(super) const ARCHITECTURE: Architecture = Architecture { model_type: "qwen", config, names, is_buffer };
+pub(super) const ARCHITECTURE: Architecture = Architecture {
+    model_type: "qwen",
+    config,
+    names: |_| NAMES,
+    is_buffer,
+    other_names: super::no_other_name,
+};
 
 fn config(keys: &Keys<'_>) -> Result<DecoderConfig, Error> {
     let hidden_size = keys.size(&["hidden_size", "n_embd"])?;
@@ -37,8 +43,7 @@ fn config(keys: &Keys<'_>) -> Result<DecoderConfig, Error> {
     } else {
         RopeScaling::None
     };
-    Ok(DecoderConfig {
-        model_type: "qwen".to_owned(),
+    let sizes = Sizes {
         vocab_size: keys.size(&["vocab_size", "padded_vocab_size"])?,
         hidden_size,
         intermediate_size: both_branches / 2,
@@ -46,39 +51,40 @@ fn config(keys: &Keys<'_>) -> Result<DecoderConfig, Error> {
         num_attention_heads: heads,
         num_key_value_heads: heads,
         head_dim,
+    };
+    Ok(DecoderConfig {
         norm_eps: keys.number(&["layer_norm_epsilon"], 1e-6)? as f32,
-        rope: Rope {
+        positions: Positions::Rope(Rope {
             theta: keys.number(&["rotary_emb_base"], 10_000.0)?,
             rotary_dim: head_dim,
             layout: RopeLayout::HalfSplit,
             scaling,
-        },
+            half_precision: false,
+        }),
         logn_trained_length: keys.flag("use_logn_attn", true)?.then_some(seq_length),
-        packed_qkv: true,
-        qkv_bias: true,
+        qkv: QkvLayout::Packed,
+        bias: Biases { qkv: true, ..Biases::default() },
         tie_word_embeddings: keys.flag("tie_word_embeddings", false)?,
         max_position_embeddings: keys
             .optional_size(&["max_position_embeddings", "n_positions"])?
             .unwrap_or(seq_length),
         initializer_range: keys.number(&["initializer_range"], 0.02)? as f32,
-        source: keys.map.clone(),
+        ..DecoderConfig::llama("qwen", sizes, keys)
     })
 }
 
-fn names() -> Names {
-    Names {
-        embedding: "transformer.wte",
-        attention_norm: "transformer.h.{}.ln_1",
-        attention_input: AttentionInputNames::Packed("transformer.h.{}.attn.c_attn"),
-        attention_output: "transformer.h.{}.attn.c_proj",
-        mlp_norm: "transformer.h.{}.ln_2",
-        gate: "transformer.h.{}.mlp.w2",
-        up: "transformer.h.{}.mlp.w1",
-        down: "transformer.h.{}.mlp.c_proj",
-        final_norm: "transformer.ln_f",
-        head: "lm_head",
-    }
-}
+const NAMES: Names = Names {
+    embedding: "transformer.wte",
+    attention_norm: "transformer.h.{}.ln_1",
+    attention_input: AttentionInputNames::Packed("transformer.h.{}.attn.c_attn"),
+    attention_output: "transformer.h.{}.attn.c_proj",
+    mlp_norm: "transformer.h.{}.ln_2",
+    gate: "transformer.h.{}.mlp.w2",
+    up: "transformer.h.{}.mlp.w1",
+    down: "transformer.h.{}.mlp.c_proj",
+    final_norm: "transformer.ln_f",
+    ..LLAMA_NAMES
+};
 
 fn is_buffer(name: &str) -> bool {
     ["rotary_emb.inv_freq", "attn.masked_bias", "attn.bias", "logn_tensor"]

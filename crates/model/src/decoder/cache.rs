@@ -1,5 +1,6 @@
 //! Keys and values of the tokens a sequence has seen.
 
+use super::places::Prefix;
 use crate::{config::DecoderConfig, error::Error};
 
 /// The keys and values of one sequence, for every block: two of shape (capacity, G d), f32.
@@ -11,6 +12,8 @@ pub struct KvCache {
     prefill: Option<usize>,
     /// NTK alpha of the prefill; the keys were turned with it, so it stays.
     alpha: Option<u32>,
+    /// ChatGLM-6B: the part of the prompt that sees itself both ways.
+    sees_both_ways: Option<Prefix>,
     /// Width of a row, `G d`.
     width: usize,
     layers: Vec<(Vec<f32>, Vec<f32>)>,
@@ -22,7 +25,16 @@ impl KvCache {
         let width = config.key_size();
         let layer = || (vec![0.0; capacity * width], vec![0.0; capacity * width]);
         let layers = (0..config.num_hidden_layers).map(|_| layer()).collect();
-        KvCache { capacity, held: 0, first_position: 0, prefill: None, alpha: None, width, layers }
+        KvCache {
+            capacity,
+            held: 0,
+            first_position: 0,
+            prefill: None,
+            alpha: None,
+            sees_both_ways: None,
+            width,
+            layers,
+        }
     }
 
     /// Bytes that a cache of this capacity takes when it is full.
@@ -63,11 +75,15 @@ impl KvCache {
         self.prefill = None;
     }
 
-    /// Forgets all but the first `tokens`; longer than what is held changes nothing.
+    /// Forgets all but the first `tokens`; longer than what is held changes nothing. Where a part of the prompt sees itself both
+    /// ways (ChatGLM-6B), cutting into it forgets everything: what is held there depends on what is forgotten.
     pub fn truncate(&mut self, tokens: usize) {
         self.held = self.held.min(tokens);
+        if self.sees_both_ways.is_some_and(|prefix| self.held <= prefix.tokens) {
+            self.held = 0;
+        }
         if self.held == 0 {
-            self.alpha = None;
+            (self.alpha, self.sees_both_ways) = (None, None);
         }
     }
 
@@ -86,12 +102,20 @@ impl KvCache {
         if tokens > self.capacity {
             return Err(Error::CacheFull { held: 0, capacity: self.capacity, asked: tokens });
         }
+        if let Some(prefix) = other.sees_both_ways.filter(|prefix| tokens <= prefix.tokens) {
+            return Err(Error::input(
+                "copied key/value cache",
+                format!("more than the {} tokens that see each other both ways", prefix.tokens),
+                tokens.to_string(),
+            ));
+        }
         let len = tokens * self.width;
         for ((keys, values), (from_keys, from_values)) in self.layers.iter_mut().zip(&other.layers) {
             keys[..len].copy_from_slice(&from_keys[..len]);
             values[..len].copy_from_slice(&from_values[..len]);
         }
         (self.held, self.alpha, self.first_position) = (tokens, other.alpha, other.first_position);
+        self.sees_both_ways = other.sees_both_ways;
         Ok(())
     }
 
@@ -113,7 +137,24 @@ impl KvCache {
     /// The NTK alpha of this sequence; the first call, the prefill's, fixes it.
     pub(crate) fn fix_alpha(&mut self, config: &DecoderConfig, new: usize) -> u32 {
         let prefill = self.prefill.unwrap_or(new);
-        *self.alpha.get_or_insert_with(|| config.rope.alpha(prefill))
+        *self.alpha.get_or_insert_with(|| config.alpha(prefill))
+    }
+
+    /// The prefix of this sequence; the first call, the prompt's, fixes it.
+    pub(crate) fn fix_prefix(
+        &mut self,
+        config: &DecoderConfig,
+        tokens: &[u32],
+    ) -> Result<Option<Prefix>, Error> {
+        if self.held == 0 {
+            self.sees_both_ways = config.prefix.map(|marks| marks.find(tokens, 0)).transpose()?;
+        }
+        Ok(self.sees_both_ways)
+    }
+
+    /// Position of the sequence's first token.
+    pub(crate) fn first_position(&self) -> usize {
+        self.first_position
     }
 
     /// Position of the next token.

@@ -1,8 +1,6 @@
 //! The inference pass: new tokens of several sequences at once, each with its own cache.
 
-use taiyi_kernels as kernels;
-
-use super::{Decoder, KvCache, train::neighbours};
+use super::{Decoder, KvCache, places::rows, train::neighbours};
 use crate::{
     batch::{Logits, check_ids},
     config::DecoderConfig,
@@ -10,7 +8,7 @@ use crate::{
     layers::{
         block::{Observer, Pass, Stage, see},
         linear::Run,
-        rope::{Sequences, Span},
+        rope::Sequences,
         workspace::{Workspace, grow},
     },
 };
@@ -68,20 +66,34 @@ impl Decoder {
             tables,
             ids,
             positions,
+            position_rows,
+            answer_positions,
+            prefixes,
+            embedding,
             spans,
             cu_seqlens,
             query_scale,
             ..
         } = workspace;
         let query_scale = (!query_scale.is_empty()).then_some(&query_scale[..]);
-        let layout = Sequences { cu_seqlens, positions, spans, tables, query_scale };
+        let layout = Sequences {
+            cu_seqlens,
+            positions,
+            answer_positions,
+            prefixes,
+            spans,
+            tables,
+            query_scale,
+            slopes: self.slopes.as_deref(),
+        };
         let run = Run { precision: self.precision, dropout: None };
+        let shape = config.block();
 
         let embedded = grow(&mut streams[0], t * d);
-        kernels::embedding(ids, d, &self.embedding.weight(), embedded);
-        see(&mut observe, Stage::Embedding, embedded);
+        let rows = rows(ids, position_rows);
+        self.embedding.forward(&self.embedding_shape(), rows, embedded, embedding, &mut observe);
         for (layer, block) in self.blocks.iter().enumerate() {
-            let pass = Pass { config, run, sequences: &layout, layer };
+            let pass = Pass { shape, run, sequences: &layout, layer };
             let (x, y) = neighbours(streams, 0, t * d);
             block.forward(&pass, Some(&mut *sequences), x, Some(y), &mut saved[0], scratch, &mut observe);
             streams.swap(0, 1);
@@ -95,12 +107,12 @@ impl Decoder {
             Logits::All => head.rows.extend(0..t),
             Logits::Last => head.rows.extend(cu_seqlens[1..].iter().map(|&end| end as usize - 1)),
         }
-        head.norm_rows(&self.final_norm, config.norm_eps, d, &streams[0][..t * d]);
+        self.norm_rows(&streams[0][..t * d], head);
         let rows = head.rows.len();
         let normed = &head.normed[..rows * d];
         see(&mut observe, Stage::FinalNorm, normed);
         let logits = grow(&mut head.logits, rows * v);
-        kernels::linear(self.precision, rows, v, d, 1.0, normed, &self.head().weight(), 0.0, logits);
+        self.logits_of(self.precision, normed, logits);
         Ok(logits)
     }
 }
@@ -116,8 +128,7 @@ impl Workspace {
             return Err(Error::input("batch", "at least one sequence", "none"));
         }
         self.ids.clear();
-        self.positions.clear();
-        self.spans.clear();
+        self.clear_places();
         self.cu_seqlens.clear();
         self.cu_seqlens.push(0);
         for (i, (tokens, cache)) in sequences.iter_mut().enumerate() {
@@ -126,15 +137,19 @@ impl Workspace {
             }
             check_ids(tokens, config.vocab_size)?;
             cache.check(config, tokens.len())?;
+            config.check_length(i, cache.next_position() + tokens.len())?;
+            if let Some(marks) = config.prefix.filter(|_| cache.is_empty()) {
+                marks.find(tokens, i)?;
+            }
         }
         // Only now, when nothing can fail any more, are the caches changed.
         for (tokens, cache) in sequences.iter_mut() {
             let alpha = cache.fix_alpha(config, tokens.len());
-            let (begin, first) = (self.ids.len(), cache.next_position());
+            let prefix = cache.fix_prefix(config, tokens)?;
+            let begin = self.ids.len();
             self.ids.extend_from_slice(tokens);
-            self.positions.extend((first..first + tokens.len()).map(|p| p as u32));
-            let table = self.tables.table(&config.rope, alpha, first + tokens.len());
-            self.spans.push(Span { begin, end: self.ids.len(), table });
+            let positions = self.place(config, cache.len(), cache.first_position(), tokens.len(), prefix);
+            self.span(config, alpha, begin, self.ids.len(), positions);
             self.cu_seqlens.push(self.ids.len() as u32);
         }
         self.fill_query_scale(config);

@@ -3,6 +3,8 @@
 //! The decoder knows nothing about text, conversations, optimizers or sampling. Its switches come from
 //! [`DecoderConfig`]; what differs between model families is in `architectures/`.
 
+use std::sync::OnceLock;
+
 use taiyi_kernels::Precision;
 
 use crate::{
@@ -10,19 +12,22 @@ use crate::{
     batch::Parameter,
     config::DecoderConfig,
     error::Error,
-    layers::{block::Block, tensor::Tensor},
+    layers::{block::Block, embedding::Embedding, norm::Norm, tensor::Tensor},
 };
 
 mod build;
 mod cache;
+mod export;
+mod head;
 mod infer;
+mod places;
 pub(crate) mod random;
 mod save;
 pub(crate) mod skeleton;
 mod train;
 
 pub use cache::KvCache;
-pub(crate) use train::logits_chunk;
+pub(crate) use head::logits_chunk;
 
 /// How frozen weights are stored. Trainable tensors, norms and biases are always f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,13 +56,16 @@ pub struct Decoder {
     pub(crate) config: DecoderConfig,
     /// Precision of products in [`Decoder::forward`].
     pub(crate) precision: Precision,
-    /// Shape (V, D).
-    pub(crate) embedding: Tensor,
+    pub(crate) embedding: Embedding,
     pub(crate) blocks: Vec<Block>,
-    /// Shape (D).
-    pub(crate) final_norm: Tensor,
+    pub(crate) final_norm: Norm,
     /// Shape (V, D); absent when tied to the embedding.
     pub(crate) head: Option<Tensor>,
+    /// One over the lengths of the head's rows (V), where the model divides by them; they hold until a parameter is handed out for
+    /// writing.
+    pub(crate) head_lengths: OnceLock<Vec<f32>>,
+    /// ALiBi's slopes (H), where the model has them.
+    pub(crate) slopes: Option<Vec<f32>>,
     pub(crate) adapter: Option<AdapterSettings>,
 }
 
@@ -144,23 +152,25 @@ impl Decoder {
     }
 
     pub(crate) fn visit<'a>(&'a mut self, f: &mut dyn FnMut(&'a mut Tensor)) {
-        f(&mut self.embedding);
+        // The caller may write: what was computed from the values no longer holds.
+        self.head_lengths = OnceLock::new();
+        self.embedding.visit(f);
         self.blocks.iter_mut().for_each(|b| b.visit(f));
-        f(&mut self.final_norm);
+        self.final_norm.visit(f);
         if let Some(head) = &mut self.head {
             f(head);
         }
     }
 
     pub(crate) fn tensors<'a>(&'a self, f: &mut dyn FnMut(&'a Tensor)) {
-        f(&self.embedding);
+        self.embedding.tensors(f);
         self.blocks.iter().for_each(|b| b.tensors(f));
-        f(&self.final_norm);
+        self.final_norm.tensors(f);
         self.head.iter().for_each(f);
     }
 
     /// The output matrix (V, D).
     pub(crate) fn head(&self) -> &Tensor {
-        self.head.as_ref().unwrap_or(&self.embedding)
+        self.head.as_ref().unwrap_or(&self.embedding.tokens)
     }
 }

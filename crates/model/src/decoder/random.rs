@@ -6,11 +6,15 @@ use rand_chacha::{
 };
 use taiyi_kernels::Precision;
 
-use super::{
-    Decoder,
-    build::{Role, Source, assemble},
+use super::{Decoder, build::assemble};
+use crate::{
+    config::DecoderConfig,
+    error::Error,
+    layers::{
+        source::{Role, Source},
+        tensor::Tensor,
+    },
 };
-use crate::{config::DecoderConfig, error::Error, layers::tensor::Tensor};
 
 /// Uniform and normal numbers that are the same on every machine.
 pub(crate) struct Random(ChaCha8Rng);

@@ -1,10 +1,13 @@
 //! The names and shapes of a decoder's tensors, without values.
 
-use super::build::{Role, Source, assemble};
+use super::build::assemble;
 use crate::{
     config::DecoderConfig,
     error::Error,
-    layers::tensor::{Data, Tensor},
+    layers::{
+        source::{Role, Source},
+        tensor::{Data, Tensor},
+    },
 };
 
 /// How a tensor is stored.

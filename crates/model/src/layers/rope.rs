@@ -1,8 +1,8 @@
-//! Tables of rotary angles, and where in a batch each table applies.
+//! Tables of rotary angles, and where the tokens of a batch stand.
 
 use taiyi_kernels::{self as kernels, RopeShape, RopeStyle};
 
-use crate::config::{DecoderConfig, Rope, RopeLayout};
+use crate::config::{BlockShape, Positions, Rope, RopeLayout, RopeScaling};
 
 /// Cosines and sines (positions, rotary_dim / 2) for one base.
 struct Table {
@@ -30,10 +30,16 @@ pub(crate) struct Sequences<'a> {
     pub(crate) cu_seqlens: &'a [u32],
     /// Shape (T).
     pub(crate) positions: &'a [u32],
+    /// Places behind the prefix, for [`Positions::Rope2d`] only; shape (T).
+    pub(crate) answer_positions: &'a [u32],
+    /// How many leading tokens of each sequence see each other both ways; empty where there is no prefix.
+    pub(crate) prefixes: &'a [u32],
     pub(crate) spans: &'a [Span],
     pub(crate) tables: &'a RopeTables,
     /// Factors of the queries (logn attention), shape (T), where any differs from 1.
     pub(crate) query_scale: Option<&'a [f32]>,
+    /// ALiBi's factors, shape (H), where the model has them.
+    pub(crate) slopes: Option<&'a [f32]>,
 }
 
 impl RopeTables {
@@ -66,8 +72,12 @@ impl Table {
             * f64::from(self.alpha).powf(if self.alpha == 1 { 0.0 } else { dim / (dim - 2.0) });
         // Frequencies and angles are rounded to f32 as the reference implementations do; at position 10,000 an angle kept in
         // f64 would differ from theirs by more than their rounding noise.
-        let frequencies: Vec<f32> =
-            (0..self.rope.rotary_dim / 2).map(|i| base.powf(-2.0 * i as f64 / dim) as f32).collect();
+        let frequencies: Vec<f32> = (0..self.rope.rotary_dim / 2)
+            .map(|i| {
+                let frequency = scaled(self.rope.scaling, base.powf(-2.0 * i as f64 / dim)) as f32;
+                if self.rope.half_precision { half::f16::from_f32(frequency).to_f32() } else { frequency }
+            })
+            .collect();
         self.cos.clear();
         self.sin.clear();
         for position in 0..positions {
@@ -80,28 +90,52 @@ impl Table {
     }
 }
 
+/// A frequency after LLaMA 3's scaling; others depend on the base alone.
+fn scaled(scaling: RopeScaling, frequency: f64) -> f64 {
+    let RopeScaling::Llama3 { factor, low, high, original } = scaling else { return frequency };
+    let turns = original * frequency / std::f64::consts::TAU;
+    if turns < low {
+        frequency / factor
+    } else if turns > high {
+        frequency
+    } else {
+        let blend = (turns - low) / (high - low);
+        (1.0 - blend) * frequency / factor + blend * frequency
+    }
+}
+
 impl Sequences<'_> {
     pub(crate) fn tokens(&self) -> usize {
         self.positions.len()
     }
 
     /// Turns `x` (T, heads, head_dim) in place; `inverse` turns back, which is the gradient.
-    pub(crate) fn rotate(&self, config: &DecoderConfig, heads: usize, inverse: bool, x: &mut [f32]) {
-        let shape = RopeShape {
-            style: match config.rope.layout {
+    pub(crate) fn rotate(&self, shape: &BlockShape, heads: usize, inverse: bool, x: &mut [f32]) {
+        let (rope, second) = match &shape.positions {
+            Positions::Rope(rope) => (rope, None),
+            Positions::Rope2d(rope) => (rope, Some(self.answer_positions)),
+            Positions::Learned { .. } | Positions::Alibi => return,
+        };
+        let width = heads * shape.head_dim;
+        let first = RopeShape {
+            style: match rope.layout {
                 RopeLayout::HalfSplit => RopeStyle::HalfSplit,
                 RopeLayout::Interleaved => RopeStyle::Interleaved,
             },
             heads,
-            head_dim: config.head_dim,
+            head_dim: shape.head_dim,
             offset: 0,
-            rotary_dim: config.rope.rotary_dim,
+            rotary_dim: rope.rotary_dim,
         };
-        let width = heads * config.head_dim;
         for span in self.spans {
             let table = &self.tables.0[span.table];
             let x = &mut x[span.begin * width..span.end * width];
-            kernels::rope(&shape, &self.positions[span.begin..span.end], &table.cos, &table.sin, inverse, x);
+            let tokens = span.begin..span.end;
+            kernels::rope(&first, &self.positions[tokens.clone()], &table.cos, &table.sin, inverse, x);
+            if let Some(positions) = second {
+                let shape = RopeShape { offset: shape.head_dim / 2, ..first };
+                kernels::rope(&shape, &positions[tokens], &table.cos, &table.sin, inverse, x);
+            }
         }
     }
 

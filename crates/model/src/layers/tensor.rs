@@ -97,6 +97,22 @@ impl Tensor {
         self.grad.as_deref_mut()
     }
 
+    /// The values of a tensor that is always f32, and its gradient where it is trainable.
+    pub(crate) fn values_and_grad(&mut self) -> (&[f32], Option<&mut [f32]>) {
+        match &self.data {
+            Data::F32(v) => (v, self.grad.as_deref_mut()),
+            _ => unreachable!("norms, biases and adapters are built from f32 values only"),
+        }
+    }
+
+    /// The values and the gradient of a trainable tensor.
+    pub(crate) fn values_if_trainable(&mut self) -> Option<(&[f32], &mut [f32])> {
+        match (&self.data, &mut self.grad) {
+            (Data::F32(data), Some(grad)) => Some((data, grad)),
+            _ => None,
+        }
+    }
+
     pub(crate) fn parameter(&mut self) -> Option<Parameter<'_>> {
         match (&mut self.data, &mut self.grad) {
             (Data::F32(data), Some(grad)) => {

@@ -3,6 +3,8 @@
 
 use super::{
     block::BlockSaved,
+    embedding::EmbeddingSaved,
+    norm::NormSaved,
     rope::{RopeTables, Span},
 };
 
@@ -21,6 +23,11 @@ pub struct Workspace {
     pub(crate) tables: RopeTables,
     pub(crate) ids: Vec<u32>,
     pub(crate) positions: Vec<u32>,
+    /// Rows of the table of learned positions, (T).
+    pub(crate) position_rows: Vec<u32>,
+    pub(crate) answer_positions: Vec<u32>,
+    pub(crate) prefixes: Vec<u32>,
+    pub(crate) embedding: EmbeddingSaved,
     pub(crate) spans: Vec<Span>,
     pub(crate) cu_seqlens: Vec<u32>,
     pub(crate) query_scale: Vec<f32>,
@@ -36,8 +43,9 @@ pub(crate) struct HeadBuffers {
     pub(crate) input: Vec<f32>,
     pub(crate) normed: Vec<f32>,
     pub(crate) gradient: Vec<f32>,
-    /// (R).
-    pub(crate) inverse_rms: Vec<f32>,
+    /// Output of the dense layer of a masked language model's head, (R, D).
+    pub(crate) dense: Vec<f32>,
+    pub(crate) norm: NormSaved,
     /// (C, V) in training, (R, V) in inference.
     pub(crate) logits: Vec<f32>,
 }
@@ -47,7 +55,7 @@ pub(crate) struct HeadBuffers {
 pub(crate) struct Scratch {
     /// Output of a branch, or gradient of a norm's output, (T, D).
     pub(crate) branch: Vec<f32>,
-    /// Packed q, k, v and their gradient, (T, (H + 2G) d).
+    /// What a packed layer gives, and its gradient: (T, (H + 2G) d) for q, k, v, (T, 2F) for gate and up.
     pub(crate) packed: Vec<f32>,
     /// (T, H d).
     pub(crate) attended_gradient: Vec<f32>,
@@ -55,6 +63,8 @@ pub(crate) struct Scratch {
     /// (T, G d).
     pub(crate) key_gradient: Vec<f32>,
     pub(crate) value_gradient: Vec<f32>,
+    /// Key and value gradients of a part of a sequence, up to (2 T, G d).
+    pub(crate) prefix_gradient: Vec<f32>,
     /// (T, F).
     pub(crate) gated_gradient: Vec<f32>,
     pub(crate) gate_gradient: Vec<f32>,
@@ -89,10 +99,9 @@ impl Workspace {
             + self.saved.iter().map(BlockSaved::bytes).sum::<usize>()
             + self.scratch.bytes()
             + floats(&self.gradient)
-            + [&h.input, &h.normed, &h.gradient, &h.inverse_rms, &h.logits]
-                .into_iter()
-                .map(floats)
-                .sum::<usize>()
+            + [&h.input, &h.normed, &h.gradient, &h.dense, &h.logits].into_iter().map(floats).sum::<usize>()
+            + h.norm.bytes()
+            + self.embedding.bytes()
             + self.tables.bytes()
     }
 
@@ -121,6 +130,7 @@ impl Scratch {
             &self.query_gradient,
             &self.key_gradient,
             &self.value_gradient,
+            &self.prefix_gradient,
             &self.gated_gradient,
             &self.gate_gradient,
             &self.up_gradient,

@@ -112,7 +112,14 @@ fn models_that_do_not_fit_their_configuration_are_named() {
     refuse_model(&dir, &["`model.layers.3.input_layernorm.weight` is missing"]);
     let (_keep, dir) = saved();
     edit_config(&dir, "model_type", "mamba".into());
-    refuse_model(&dir, &["config.json", "`mamba` is not supported", "known: qwen, qwen2"]);
+    refuse_model(
+        &dir,
+        &[
+            "config.json",
+            "`mamba` is not supported",
+            "known: baichuan, biogpt, bloom, chatglm, glm, llama, qwen, qwen2, qwen3",
+        ],
+    );
     for (key, value, part) in [
         (
             "hidden_size",
