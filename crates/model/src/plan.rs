@@ -143,7 +143,7 @@ pub fn plan(config: &DecoderConfig, options: &PlanOptions<'_>) -> Result<Plan, E
     let once = streams + scratch + adapters + embedding + prefix;
     plan.activations = 4 * (t * (kept * block + once) + tables);
     let rows = options.labelled;
-    plan.head = 4 * (rows * (3 * d + 1) + rows.min(logits_chunk(config.vocab_size)) * config.vocab_size);
+    plan.head = 4 * (rows * (3 * d + statistics / 2) + rows.min(logits_chunk(config.vocab_size)) * config.vocab_size);
     Ok(plan)
 }
 

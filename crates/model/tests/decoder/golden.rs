@@ -176,6 +176,82 @@ pub(crate) fn tiny_qwen() -> DecoderConfig {
     DecoderConfig::from_json(&json, std::path::Path::new("config.json")).unwrap()
 }
 
+/// A tiny configuration of every other architecture, each with what only it has.
+pub(crate) fn tiny_others() -> Vec<DecoderConfig> {
+    let llama = serde_json::json!({
+        "vocab_size": 23, "hidden_size": 12, "intermediate_size": 20, "num_hidden_layers": 2, "num_attention_heads": 3,
+        "num_key_value_heads": 1, "rms_norm_eps": 1e-6, "rope_theta": 1000.0, "initializer_range": 0.3
+    });
+    let with = |more: serde_json::Value| {
+        let mut json = llama.clone();
+        for (key, value) in more.as_object().unwrap() {
+            json[key] = value.clone();
+        }
+        json
+    };
+    let scaling = serde_json::json!({
+        "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 16
+    });
+    let chatglm4 = serde_json::json!({
+        "model_type": "chatglm", "padded_vocab_size": 23, "hidden_size": 16, "ffn_hidden_size": 20, "num_layers": 2,
+        "num_attention_heads": 4, "multi_query_attention": true, "multi_query_group_num": 2, "kv_channels": 8,
+        "add_qkv_bias": true, "rope_ratio": 2.0, "layernorm_epsilon": 1e-6
+    });
+    let bloom = serde_json::json!({
+        "model_type": "bloom", "vocab_size": 23, "n_embed": 12, "n_layer": 2, "num_attention_heads": 3,
+        "initializer_range": 0.3
+    });
+    let jsons = [
+        with(serde_json::json!({"model_type": "llama", "rope_scaling": scaling})),
+        with(serde_json::json!({"model_type": "qwen3", "head_dim": 6, "tie_word_embeddings": true})),
+        with(serde_json::json!({"model_type": "glm", "head_dim": 8, "attention_bias": true})),
+        with(serde_json::json!({"model_type": "biogpt", "max_position_embeddings": 40})),
+        with(
+            serde_json::json!({"model_type": "baichuan", "num_key_value_heads": 3, "max_position_embeddings": 40}),
+        ),
+        with(serde_json::json!({"model_type": "baichuan", "num_key_value_heads": 3, "z_loss_weight": 0})),
+        chatglm4,
+        bloom,
+        chatglm6_json(),
+    ];
+    let read = |json| {
+        let config = DecoderConfig::from_json(&json, std::path::Path::new("config.json")).unwrap();
+        DecoderConfig { initializer_range: 0.3, ..config }
+    };
+    jsons.into_iter().map(read).collect()
+}
+
+fn chatglm6_json() -> serde_json::Value {
+    serde_json::json!({
+        "model_type": "chatglm", "position_encoding_2d": true, "vocab_size": 23, "hidden_size": 16,
+        "inner_hidden_size": 20, "num_layers": 2, "num_attention_heads": 2, "layernorm_epsilon": 1e-5,
+        "bos_token_id": 22, "gmask_token_id": 21, "mask_token_id": 20
+    })
+}
+
+/// Puts the marks of ChatGLM-6B into each sequence of a batch, a third of the way in, if the model needs them.
+pub(crate) fn mark(config: &DecoderConfig, packed: &mut Packed) {
+    if config.prefix.is_some() {
+        for range in packed.cu.windows(2) {
+            let (begin, end) = (range[0] as usize, range[1] as usize);
+            let at = begin + (end - begin) / 3;
+            packed.ids[begin..end].iter_mut().for_each(|id| *id %= 20);
+            packed.labels[begin..end].iter_mut().filter(|l| **l >= 20).for_each(|l| *l -= 4);
+            (packed.ids[at], packed.ids[at + 1]) = (21, 22);
+        }
+    }
+}
+
+/// As [`mark`], for one text.
+pub(crate) fn mark_text(config: &DecoderConfig, ids: &mut [u32]) {
+    if config.prefix.is_some() {
+        ids.iter_mut().for_each(|id| *id %= 20);
+        let at = ids.len() / 3;
+        (ids[at], ids[at + 1]) = (21, 22);
+    }
+}
+
 /// Numbers that look random, from a counter.
 pub(crate) fn noise(seed: u64, n: usize) -> Vec<u64> {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(1);

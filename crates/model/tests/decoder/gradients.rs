@@ -1,9 +1,9 @@
-//! Every gradient against finite differences: each tensor of both architectures, each adapted projection, each kind of adapter.
+//! Every gradient against finite differences: each tensor of every architecture, each adapted projection, each kind of adapter.
 
 use taiyi_kernels::Precision;
 use taiyi_model::{Decoder, DecoderConfig, LoraConfig, StepOptions, Workspace};
 
-use crate::golden::{Packed, noise, random_batch, shake, tiny_qwen, tiny_qwen2};
+use crate::golden::{Packed, mark, noise, random_batch, shake, tiny_others, tiny_qwen, tiny_qwen2};
 
 /// Sum of the token losses, scaled, with the options of a step.
 fn loss(decoder: &mut Decoder, packed: &Packed, options: &StepOptions, workspace: &mut Workspace) -> f64 {
@@ -101,6 +101,31 @@ fn full_training_of_qwen1() {
     let packed = packed();
     let mut decoder = decoder(tiny_qwen());
     assert_eq!(check(&mut decoder, &packed, &options(&packed, None), "qwen"), 1 + 2 * 8 + 2);
+}
+
+#[test]
+fn full_training_of_every_other_architecture() {
+    for config in tiny_others() {
+        let mut packed = random_batch(3, &[5, 3, 7], 23);
+        mark(&config, &mut packed);
+        let what = format!("{} {:?}", config.model_type, config.positions);
+        let mut decoder = decoder(config);
+        let count = check(&mut decoder, &packed, &options(&packed, None), &what);
+        assert_eq!(count, decoder.parameters().len());
+    }
+}
+
+#[test]
+fn adapters_of_every_other_architecture() {
+    for config in tiny_others() {
+        let mut packed = random_batch(4, &[4, 8], 23);
+        mark(&config, &mut packed);
+        let what = format!("adapters of {} {:?}", config.model_type, config.positions);
+        let mut decoder = decoder(config);
+        decoder.add_lora(&LoraConfig { dropout: 0.2, ..lora(&["all-linear"]) }, 1).unwrap();
+        shake(&mut decoder, 2, 0.3);
+        assert!(check(&mut decoder, &packed, &options(&packed, Some(5)), &what) >= 2 * 4 * 2);
+    }
 }
 
 /// One projection at a time: the layers around it are frozen, and so is everything that could hide a missing path.

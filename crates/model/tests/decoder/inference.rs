@@ -3,7 +3,7 @@
 use taiyi_kernels::Precision;
 use taiyi_model::{Decoder, Error, KvCache, Logits, LoraConfig, Workspace};
 
-use crate::golden::{logits, noise, shake, tiny_qwen, tiny_qwen2};
+use crate::golden::{logits, mark_text, noise, shake, tiny_others, tiny_qwen, tiny_qwen2};
 
 fn text(seed: u64, n: usize) -> Vec<u32> {
     noise(seed, n).iter().map(|x| (x % 23) as u32).collect()
@@ -23,16 +23,22 @@ fn decoders() -> Vec<Decoder> {
     shake(&mut adapted, 8, 0.2);
     let mut rounded = Decoder::random(tiny_qwen2(false), 2).unwrap();
     rounded.set_precision(Precision::Bf16);
-    vec![Decoder::random(tiny_qwen(), 2).unwrap(), adapted, rounded]
+    let others = tiny_others().into_iter().map(|config| Decoder::random(config, 2).unwrap());
+    [Decoder::random(tiny_qwen(), 2).unwrap(), adapted, rounded].into_iter().chain(others).collect()
 }
 
 #[test]
 fn a_text_in_pieces_is_the_text_in_one() {
     for decoder in decoders() {
-        let ids = text(1, 14);
+        let mut ids = text(1, 14);
+        mark_text(decoder.config(), &mut ids);
         let whole = logits(&decoder, &ids);
         let v = decoder.config().vocab_size;
         for pieces in [vec![14], vec![5, 9], vec![1; 14], vec![7, 1, 1, 5]] {
+            // Where a part of the prompt sees itself both ways, that part comes at once.
+            if decoder.config().prefix.is_some() && pieces[0] < 6 {
+                continue;
+            }
             let mut cache = KvCache::new(decoder.config(), 14);
             cache.expect_prefill(14);
             let (mut at, mut workspace) = (0, Workspace::new());
@@ -50,7 +56,8 @@ fn a_text_in_pieces_is_the_text_in_one() {
 #[test]
 fn a_batch_gives_each_sequence_what_it_gets_alone() {
     for decoder in decoders() {
-        let texts = [text(1, 3), text(2, 20), text(3, 1), text(4, 9)];
+        let mut texts = [text(1, 3), text(2, 20), text(3, 3), text(4, 9)];
+        texts.iter_mut().for_each(|ids| mark_text(decoder.config(), ids));
         let v = decoder.config().vocab_size;
         let mut caches: Vec<KvCache> = texts.iter().map(|_| KvCache::new(decoder.config(), 30)).collect();
         let mut alone: Vec<KvCache> = caches.clone();
@@ -89,6 +96,43 @@ fn a_prefix_can_be_shared_and_taken_back() {
     let mut small = KvCache::new(decoder.config(), 4);
     assert!(matches!(small.copy_prefix(&shared, 6), Err(Error::CacheFull { .. })));
     assert!(matches!(cache.copy_prefix(&shared, 7), Err(Error::Input { .. })));
+}
+
+/// ChatGLM-6B's prompt sees itself both ways, so that no part of it can be kept when the rest is forgotten.
+#[test]
+fn a_prompt_seen_both_ways_is_whole_or_not_at_all() {
+    let config = tiny_others().pop().unwrap();
+    let decoder = Decoder::random(config, 2).unwrap();
+    let mut ids = text(1, 12);
+    mark_text(decoder.config(), &mut ids);
+    let mut workspace = Workspace::new();
+    let mut cache = KvCache::new(decoder.config(), 12);
+    let error = decoder.forward(&mut [(&ids[..4], &mut cache)], Logits::Last, &mut workspace).unwrap_err();
+    assert!(error.to_string().contains("the mark that begins the answer (22)"), "{error}");
+    decoder.forward(&mut [(&ids, &mut cache)], Logits::Last, &mut workspace).unwrap();
+    let mut other = KvCache::new(decoder.config(), 12);
+    assert!(other.copy_prefix(&cache, 5).is_err());
+    other.copy_prefix(&cache, 6).unwrap();
+    let found =
+        decoder.forward(&mut [(&ids[6..], &mut other)], Logits::Last, &mut workspace).unwrap().to_vec();
+    let whole = logits(&decoder, &ids);
+    assert_eq!(found, &whole[11 * 23..]);
+    cache.truncate(5);
+    assert!(cache.is_empty());
+}
+
+#[test]
+fn a_sequence_longer_than_its_table_of_positions_is_refused() {
+    let config = tiny_others().into_iter().find(|c| c.model_type == "biogpt").unwrap();
+    let decoder = Decoder::random(config, 2).unwrap();
+    let ids = text(1, 41);
+    let mut cache = KvCache::new(decoder.config(), 41);
+    let mut workspace = Workspace::new();
+    let error = decoder.forward(&mut [(&ids, &mut cache)], Logits::Last, &mut workspace).unwrap_err();
+    assert!(error.to_string().contains("at most 40 tokens"), "{error}");
+    assert!(cache.is_empty());
+    decoder.forward(&mut [(&ids[..40], &mut cache)], Logits::Last, &mut workspace).unwrap();
+    assert!(decoder.forward(&mut [(&[1], &mut cache)], Logits::Last, &mut workspace).is_err());
 }
 
 #[test]

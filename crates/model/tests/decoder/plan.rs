@@ -6,11 +6,13 @@ use taiyi_model::{
     plan::{PlanOptions, Training, plan},
 };
 
-use crate::golden::{random_batch, tiny_qwen, tiny_qwen2};
+use crate::golden::{mark, random_batch, tiny_others, tiny_qwen, tiny_qwen2};
 
 fn check(config: DecoderConfig, dtype: Dtype, lora: Option<&LoraConfig>, checkpoint: Checkpoint) {
     let lengths = [9, 14, 5];
-    let packed = random_batch(1, &lengths, config.vocab_size);
+    let mut packed = random_batch(1, &lengths, config.vocab_size);
+    mark(&config, &mut packed);
+    let what = format!("{} {:?}", config.model_type, config.positions);
     let options = PlanOptions {
         dtype,
         precision: dtype.precision(),
@@ -34,10 +36,14 @@ fn check(config: DecoderConfig, dtype: Dtype, lora: Option<&LoraConfig>, checkpo
     let step = StepOptions { checkpoint, dropout_seed: Some(1), ..packed.options(Precision::F32) };
     decoder.loss_and_gradients(&packed.batch(), &step, &mut workspace).unwrap();
     let (values, gradients) = decoder.bytes();
-    assert_eq!(planned.weights + planned.adapters, values, "{dtype:?} {lora:?}");
-    assert_eq!(planned.gradients, gradients, "{dtype:?} {lora:?}");
+    assert_eq!(planned.weights + planned.adapters, values, "{what} {dtype:?} {lora:?}");
+    assert_eq!(planned.gradients, gradients, "{what} {dtype:?} {lora:?}");
     assert_eq!(planned.optimizer, 8 * decoder.trainable_count());
-    assert_eq!(planned.activations + planned.head, workspace.bytes(), "{dtype:?} {lora:?} {checkpoint:?}");
+    assert_eq!(
+        planned.activations + planned.head,
+        workspace.bytes(),
+        "{what} {dtype:?} {lora:?} {checkpoint:?}"
+    );
 }
 
 #[test]
@@ -52,7 +58,7 @@ fn the_plan_is_what_is_held() {
     };
     let dora = LoraConfig { dora: true, dropout: 0.0, ..plain.clone() };
     for checkpoint in [Checkpoint::None, Checkpoint::EveryBlock] {
-        for config in [tiny_qwen(), tiny_qwen2(true), tiny_qwen2(false)] {
+        for config in [tiny_qwen(), tiny_qwen2(true), tiny_qwen2(false)].into_iter().chain(tiny_others()) {
             check(config.clone(), Dtype::F32, None, checkpoint);
             for dtype in [Dtype::F32, Dtype::Bf16, Dtype::Nf4] {
                 for lora in [&plain, &dora] {

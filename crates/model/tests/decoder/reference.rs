@@ -270,20 +270,89 @@ fn baichuan_agrees() {
 /// The reference's own bf16 run differs from its f32 run by a measured mean and maximum; ours may by three and two times that.
 #[test]
 fn bf16_products_stay_within_the_reference_noise() {
-    for (name, sequence, mean, max) in [
-        ("arch/qwen1", "seq0", 0.0105, 0.0631),
-        ("arch/qwen1", "seq3_ntk7", 0.0112, 0.0835),
-        ("arch/qwen2", "seq0", 0.0098, 0.0545),
-        ("arch/qwen2", "seq2", 0.0104, 0.0937),
-    ] {
-        let Some(dir) = oracle(name) else { return };
+    let folders = [
+        "baichuan13",
+        "baichuan2_13",
+        "baichuan7",
+        "biogpt",
+        "bloom",
+        "chatglm4",
+        "chatglm6",
+        "glm",
+        "llama",
+        "qwen1",
+        "qwen2",
+        "qwen3",
+    ];
+    for name in folders {
+        let Some(dir) = oracle(&format!("arch/{name}")) else { return };
         let golden = Golden::open(&dir);
+        let text = std::fs::read_to_string(dir.join("golden.json")).unwrap();
+        let json: serde_json::Value = serde_json::from_str(&text).unwrap();
         let decoder = Decoder::load_with(&dir, Dtype::Bf16, Precision::Bf16).unwrap();
-        let found = logits(&decoder, &golden.ids(&format!("{sequence}.input_ids")));
-        let expected = golden.floats(&format!("{sequence}.logits"));
-        let sum: f32 = found.iter().zip(&expected).map(|(a, b)| (a - b).abs()).sum();
-        assert!(sum / (found.len() as f32) < 3.0 * mean, "{name} {sequence}");
-        assert!(distance(&found, &expected) < 2.0 * max, "{name} {sequence}");
-        assert!(distance(&found, &expected) > 1e-4, "{name} {sequence}: products were not rounded");
+        let mut compared = 0;
+        for (sequence, noise) in noise_of(&json["bf16_vs_fp32_logits"]) {
+            if !golden.has(&format!("{sequence}.input_ids")) {
+                continue;
+            }
+            let (mean, max) = (noise["mean"].as_f64().unwrap() as f32, noise["max"].as_f64().unwrap() as f32);
+            let found = logits(&decoder, &golden.ids(&format!("{sequence}.input_ids")));
+            let expected = golden.floats(&format!("{sequence}.logits"));
+            let sum: f32 = found.iter().zip(&expected).map(|(a, b)| (a - b).abs()).sum();
+            let (found_mean, found_max) = (sum / found.len() as f32, distance(&found, &expected));
+            assert!(found_mean < 3.0 * mean, "{name} {sequence}: mean {found_mean}, the reference's {mean}");
+            assert!(found_max < 2.0 * max, "{name} {sequence}: {found_max}, the reference's {max}");
+            assert!(found_max > 1e-4, "{name} {sequence}: products were not rounded");
+            compared += 1;
+        }
+        assert!(compared > 0, "{name}: {}", json["bf16_vs_fp32_logits"]);
+    }
+}
+
+/// Noise by sequence, or one for the first sequence.
+fn noise_of(json: &serde_json::Value) -> Vec<(String, serde_json::Value)> {
+    match json.get("mean") {
+        Some(_) => vec![("seq0".to_owned(), json.clone())],
+        None => json.as_object().unwrap().iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
+    }
+}
+
+/// With exact products an NF4 base is the model whose weights are what the codes stand for.
+#[test]
+fn nf4_is_the_model_of_its_dequantised_weights() {
+    for name in ["baichuan2_13", "biogpt", "bloom", "chatglm4", "chatglm6", "glm", "llama", "qwen1", "qwen3"]
+    {
+        let Some(dir) = oracle(&format!("arch/{name}")) else { return };
+        let golden = Golden::open(&dir);
+        let ids = golden.ids("seq1.input_ids");
+        let quantised = Decoder::load_with(&dir, Dtype::Nf4, Precision::F32).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        quantised.save(folder.path(), Dtype::F32).unwrap();
+        let dense = Decoder::load(folder.path(), Dtype::F32).unwrap();
+        assert!(quantised.bytes().0 < dense.bytes().0, "{name}");
+        let found = logits(&quantised, &ids);
+        assert_close(name, &found, &logits(&dense, &ids), LOGITS);
+        let d = distance(&found, &golden.floats("seq1.logits"));
+        assert!(d > 0.05, "{name}: nothing was quantised");
+    }
+}
+
+/// The layouts that transformers has in its tree compute what the remote-code layouts compute.
+#[test]
+fn other_layouts_are_the_same_model() {
+    for (name, layout, sequence) in
+        [("arch/qwen1", "qwen2", "seq0"), ("arch/chatglm4", "glm", "seq2"), ("arch/llama", "llama", "seq0")]
+    {
+        let Some((decoder, golden, _)) = load(name) else { return };
+        let Ok(other) = decoder.to_layout(layout) else {
+            assert_eq!(layout, "llama", "only qwen2 and glm are written");
+            continue;
+        };
+        let folder = tempfile::tempdir().unwrap();
+        other.save(folder.path(), Dtype::F32).unwrap();
+        let other = Decoder::load(folder.path(), Dtype::F32).unwrap();
+        assert_eq!(other.config().model_type, layout);
+        let found = logits(&other, &golden.ids(&format!("{sequence}.input_ids")));
+        assert_close(name, &found, &golden.floats(&format!("{sequence}.logits")), LOGITS);
     }
 }
