@@ -128,9 +128,10 @@ pub fn plan(config: &DecoderConfig, options: &PlanOptions<'_>) -> Result<Plan, E
     let packed_qkv = if config.qkv == QkvLayout::Split { 0 } else { q + 2 * k };
     let packed_mlp = if config.mlp == MlpKind::GatedPacked { 2 * f } else { 0 };
     let scratch = d + packed_qkv.max(packed_mlp) + 2 * q + 2 * k + branches * f;
-    let positions = if config.longest().is_some() { d } else { 0 };
-    let embedding = positions + if config.embedding_norm { 2 * d + 2 } else { 0 };
-    let prefix = if config.prefix.is_some() { 2 * k } else { 0 };
+    let learns_embedding = options.training == Training::Full;
+    let spare = config.longest().is_some() || config.embedding_norm && learns_embedding;
+    let embedding = if spare { d } else { 0 } + if config.embedding_norm { d + 2 } else { 0 };
+    let prefix = if config.prefix.is_some() { 2 * k * options.longest } else { 0 };
     let adapters = match options.training {
         Training::Full => 0,
         Training::Lora(lora) => {
@@ -140,8 +141,8 @@ pub fn plan(config: &DecoderConfig, options: &PlanOptions<'_>) -> Result<Plan, E
         }
     };
     let tables = options.longest.next_power_of_two() * config.rope().map_or(0, |rope| rope.rotary_dim);
-    let once = streams + scratch + adapters + embedding + prefix;
-    plan.activations = 4 * (t * (kept * block + once) + tables);
+    let once = streams + scratch + adapters + embedding;
+    plan.activations = 4 * (t * (kept * block + once) + tables + prefix);
     let rows = options.labelled;
     plan.head = 4 * (rows * (3 * d + statistics / 2) + rows.min(logits_chunk(config.vocab_size)) * config.vocab_size);
     Ok(plan)
