@@ -207,10 +207,13 @@ impl Generator {
     ) -> Result<Option<Slot>, InferError> {
         let prompt = &request.prompt;
         let alpha = config.alpha(prompt.len());
-        let usable = |sequence: &Sequence| match sequence.alpha == alpha {
+        // A part that sees itself both ways is of use whole or not at all.
+        let both_ways = config.prefix.and_then(|marks| prompt.iter().position(|&id| id == marks.bos));
+        let usable = |sequence: &Sequence| {
             // The last token is always run: its logits are needed.
-            true => sequence.common(prompt).min(prompt.len() - 1),
-            false => 0,
+            let common = sequence.common(prompt).min(prompt.len() - 1);
+            let enough = both_ways.is_none_or(|tokens| common > tokens);
+            if sequence.alpha == alpha && enough { common } else { 0 }
         };
         let of_active = active.iter().enumerate().map(|(i, slot)| (Place::Active(i), &slot.sequence));
         let of_ended = self.ended.iter().enumerate().map(|(i, sequence)| (Place::Ended(i), sequence));
