@@ -23,7 +23,7 @@ mod pytorch;
 mod safetensors;
 mod write;
 
-pub use place::read_text;
+pub use place::{check_inside, read_text};
 pub(crate) use write::create_dir;
 pub use write::{SafetensorsWriter, write_atomically};
 
@@ -178,7 +178,7 @@ impl Weights {
 
     /// Adds a file of a model folder.
     fn add_of(&mut self, dir: &Path, path: &Path) -> Result<(), Error> {
-        place::check(dir, path)?;
+        check_inside(dir, path)?;
         self.add(path)
     }
 

@@ -13,7 +13,7 @@ use crate::error::Error;
 ///
 /// # Errors
 /// [`Error::Malformed`] otherwise, [`Error::Io`] when it is not there.
-pub(super) fn check(dir: &Path, path: &Path) -> Result<(), Error> {
+pub fn check_inside(dir: &Path, path: &Path) -> Result<(), Error> {
     let real = path.canonicalize().map_err(Error::io(path))?;
     let folder = dir.canonicalize().map_err(Error::io(dir))?;
     // Anything else, a pipe or a device, may block or never end.

@@ -1,8 +1,9 @@
 //! Matrices that bitsandbytes stored in 4 bits, in and out.
 
 use serde_json::{Value, json};
-use taiyi_kernels::{Absmax, Nf4, bf16};
+use taiyi_kernels::{Absmax, Nf4, Precision, bf16};
 use taiyi_model::weights::{ElementType, SafetensorsWriter, Weights, bitsandbytes::quantization_config};
+use taiyi_model::{Decoder, DecoderConfig, Dtype, KvCache, Logits, Workspace};
 
 use crate::made::{oracle, tensors};
 
@@ -237,4 +238,47 @@ fn the_configuration_names_what_stays_whole() {
     ] {
         assert_eq!(config[key], expected, "{key}");
     }
+}
+
+fn decoder() -> Decoder {
+    let config = json!({
+        "model_type": "qwen2", "vocab_size": 40, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64, "rms_norm_eps": 1e-6,
+        "rope_theta": 10000.0, "tie_word_embeddings": false, "initializer_range": 0.3, "torch_dtype": "float32"
+    });
+    Decoder::random(DecoderConfig::from_json(&config, "config.json".as_ref()).unwrap(), 5).unwrap()
+}
+
+fn logits(decoder: &Decoder) -> Vec<f32> {
+    let ids = [3_u32, 1, 4, 15, 9, 26];
+    let mut cache = KvCache::new(decoder.config(), ids.len());
+    decoder.forward(&mut [(&ids[..], &mut cache)], Logits::All, &mut Workspace::default()).unwrap().to_vec()
+}
+
+#[test]
+fn a_model_in_four_bits_is_the_same_model_from_its_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let (whole, four) = (dir.path().join("whole"), dir.path().join("four"));
+    decoder().save(&whole, Dtype::F32).unwrap();
+    for (written, precision) in [(Dtype::F32, Precision::F32), (Dtype::Bf16, Precision::Bf16)] {
+        let expected = Decoder::load_with(&whole, Dtype::Nf4, precision).unwrap();
+        expected.save_nf4(&four, written).unwrap();
+        let found = Decoder::load_with(&four, Dtype::Nf4, precision).unwrap();
+        assert_eq!(logits(&found), logits(&expected), "{written:?}");
+        // Asked for as f32, it is the dequantised matrices.
+        let dense = Decoder::load_with(&four, Dtype::F32, precision).unwrap();
+        for (found, expected) in logits(&dense).iter().zip(logits(&expected)) {
+            assert!((found - expected).abs() <= 1e-5, "{written:?}: {found} {expected}");
+        }
+        Decoder::check(&four).unwrap();
+        let weights = Weights::open(&four).unwrap();
+        assert!(weights.nf4("lm_head.weight", &[40, 24]).unwrap().is_none(), "the head stays whole");
+        assert!(weights.nf4("model.layers.1.mlp.up_proj.weight", &[40, 24]).unwrap().is_some());
+        std::fs::remove_dir_all(&four).unwrap();
+    }
+    // From whole weights the matrices are quantised as they are written.
+    decoder().save_nf4(&four, Dtype::F32).unwrap();
+    let exact = Decoder::load_with(&whole, Dtype::Nf4, Precision::F32).unwrap();
+    assert_eq!(logits(&Decoder::load_with(&four, Dtype::Nf4, Precision::F32).unwrap()), logits(&exact));
+    assert!(decoder().save_nf4(&four, Dtype::Nf4).is_err());
 }
