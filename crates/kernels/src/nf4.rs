@@ -251,7 +251,8 @@ impl Nf4 {
 }
 
 impl DoubleAbsmax {
-    fn quantize(absmax: &[f32]) -> Self {
+    /// Quantises the scales of blocks: the second step of double quantisation.
+    pub fn quantize(absmax: &[f32]) -> Self {
         let sum: f64 = absmax.iter().map(|&x| f64::from(x)).sum();
         let offset = (sum / absmax.len().max(1) as f64) as f32;
         let map = DynamicMap::signed();

@@ -23,7 +23,7 @@ pub enum Error {
         source: taiyi_kernels::KernelError,
     },
     /// A file that should be JSON is not.
-    #[error("{}: not valid JSON: {source}", path.display())]
+    #[error("{}: not valid JSON: {}", path.display(), clipped(&source.to_string()))]
     Json {
         /// The file.
         path: PathBuf,
@@ -31,7 +31,7 @@ pub enum Error {
         source: serde_json::Error,
     },
     /// A weight file breaks its own format.
-    #[error("{}: {place}: expected {expected}, found {found}", path.display())]
+    #[error("{}: {}: expected {}, found {}", path.display(), clipped(place), clipped(expected), clipped(found))]
     Malformed {
         /// The file.
         path: PathBuf,
@@ -51,7 +51,7 @@ pub enum Error {
         expected: &'static str,
     },
     /// The architecture needs a tensor that the files do not hold.
-    #[error("{}: tensor `{name}` is missing (the files hold {held} tensors{})", path.display(), nearest.as_ref().map(|n| format!(", the nearest name is `{n}`")).unwrap_or_default())]
+    #[error("{}: tensor `{}` is missing (the files hold {held} tensors{})", path.display(), clipped(name), nearest.as_ref().map(|n| format!(", the nearest name is `{}`", clipped(n))).unwrap_or_default())]
     MissingTensor {
         /// The folder or file.
         path: PathBuf,
@@ -85,7 +85,7 @@ pub enum Error {
         found: String,
     },
     /// `config.json` names an architecture that this program does not have.
-    #[error("{}: model_type `{found}` is not supported; known: {known}", path.display())]
+    #[error("{}: model_type `{}` is not supported; known: {known}", path.display(), clipped(found))]
     UnknownModelType {
         /// The file.
         path: PathBuf,
@@ -95,7 +95,7 @@ pub enum Error {
         known: String,
     },
     /// A key of a configuration file is missing, of the wrong kind or out of range.
-    #[error("{}: `{key}`: expected {expected}, found {found}", path.display())]
+    #[error("{}: `{key}`: expected {expected}, found {}", path.display(), clipped(found))]
     Config {
         /// The file.
         path: PathBuf,
@@ -127,7 +127,7 @@ pub enum Error {
         asked: usize,
     },
     /// An adapter does not fit the model, or uses a method this program does not have.
-    #[error("{}: {place}: expected {expected}, found {found}", path.display())]
+    #[error("{}: {}: expected {expected}, found {}", path.display(), clipped(place), clipped(found))]
     Adapter {
         /// The adapter's folder or file.
         path: PathBuf,
@@ -138,6 +138,17 @@ pub enum Error {
         /// What is there.
         found: String,
     },
+}
+
+/// Text out of a stranger's file as it may stand in a message: on one line and not longer than one reads.
+pub(crate) fn clipped(text: &str) -> String {
+    const LONGEST: usize = 200;
+    let mut clipped: String =
+        text.chars().take(LONGEST).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
+    if text.chars().nth(LONGEST).is_some() {
+        clipped.push('…');
+    }
+    clipped
 }
 
 impl Error {

@@ -110,7 +110,11 @@ pub(crate) fn check_folders(model: &Path, adapter: Option<&Path>) -> Result<(), 
         (adapter, "an adapter folder", "adapter_config.json"),
     ] {
         let Some(folder) = folder else { continue };
-        if !folder.join(file).is_file() {
+        let is_one = match file {
+            "config.json" => taiyi_model::weights::is_model_folder(folder),
+            _ => folder.join(file).is_file(),
+        };
+        if !is_one {
             let found = match (folder.is_dir(), folder.exists()) {
                 (true, _) => "a folder without one",
                 (false, true) => "a file",

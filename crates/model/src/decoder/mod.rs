@@ -23,6 +23,7 @@ mod infer;
 mod places;
 pub(crate) mod random;
 mod save;
+mod save_nf4;
 pub(crate) mod skeleton;
 mod train;
 

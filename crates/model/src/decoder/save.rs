@@ -45,7 +45,7 @@ impl Decoder {
         })
     }
 
-    fn config_json(&self, dtype: &str) -> Map<String, Value> {
+    pub(super) fn config_json(&self, dtype: &str) -> Map<String, Value> {
         let mut config = self.config.source.clone();
         config.insert("model_type".to_owned(), json!(self.config.model_type));
         // Newer files say `dtype`; whichever key is there is kept current.

@@ -108,9 +108,10 @@ impl Source for FileSource<'_> {
         };
         let data = match (role, self.dtype) {
             (Role::Norm | Role::Bias, _) | (_, Dtype::F32) => Data::F32(f32s()?),
-            (Role::Linear | Role::Residual, Dtype::Nf4) => {
-                Data::Nf4(Nf4::quantize(&f32s()?, shape[0], shape[1], true))
-            }
+            (Role::Linear | Role::Residual, Dtype::Nf4) => match self.weights.nf4(&in_file, shape)? {
+                Some(matrix) => Data::Nf4(matrix),
+                None => Data::Nf4(Nf4::quantize(&f32s()?, shape[0], shape[1], true)),
+            },
             (Role::Table, Dtype::Nf4) if self.precision == Precision::F32 => Data::F32(f32s()?),
             (_, Dtype::Bf16 | Dtype::Nf4) => Data::Bf16(self.weights.bf16(&in_file, shape)?),
         };

@@ -1,4 +1,5 @@
-//! Reading and writing of weight files: safetensors (single and sharded) and `pytorch_model.bin`.
+//! Reading and writing of weight files: safetensors and `pytorch_model.bin` (single and sharded), fairseq checkpoints, and
+//! matrices that bitsandbytes stored in 4 bits.
 //!
 //! This module knows file formats and nothing about architectures. Files come from strangers: every length and offset
 //! is checked before it is used, and a broken file gives one error that names file, place, expectation and finding.
@@ -10,17 +11,47 @@ use std::{
 
 use half::{bf16, f16};
 use serde_json::Value;
-use taiyi_kernels::MappedFile;
+use taiyi_kernels::{MappedFile, Nf4};
 
 use crate::error::Error;
 
+pub mod bitsandbytes;
+pub mod fairseq;
 mod pickle;
+mod place;
 mod pytorch;
 mod safetensors;
 mod write;
 
+pub use place::{check_inside, read_text};
 pub(crate) use write::create_dir;
 pub use write::{SafetensorsWriter, write_atomically};
+
+/// Bytes of a `config.json`; ten thousand named labels take one of the eight.
+const MAX_CONFIG: u64 = 8 << 20;
+
+/// What `config.json` of a model folder says, with the file that errors should name; for a fairseq checkpoint, which comes
+/// without, what it would say.
+///
+/// # Errors
+/// When the file is missing, too long, or not JSON, or the checkpoint does not say enough.
+pub fn config_json(dir: &Path) -> Result<(PathBuf, Value), Error> {
+    let path = dir.join("config.json");
+    if !path.exists()
+        && let Some(checkpoint) = fairseq::checkpoint(dir)
+        && let Some(config) = fairseq::config(dir)?
+    {
+        return Ok((checkpoint, Value::Object(config)));
+    }
+    let text = place::read_text(&path, MAX_CONFIG)?;
+    let value = serde_json::from_str(&text).map_err(|source| Error::Json { path: path.clone(), source })?;
+    Ok((path, value))
+}
+
+/// Whether a folder holds a model: a `config.json`, or a checkpoint that says what it would.
+pub fn is_model_folder(dir: &Path) -> bool {
+    dir.join("config.json").is_file() || fairseq::checkpoint(dir).is_some()
+}
 
 /// The element types of tensors in files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,6 +107,8 @@ pub struct Weights {
     place: PathBuf,
     files: Vec<Shard>,
     tensors: BTreeMap<String, Entry>,
+    /// What belongs to those of the tensors that are codes of matrices.
+    quantised: BTreeMap<String, bitsandbytes::Stored>,
 }
 
 /// One tensor of a file: row-major little-endian elements.
@@ -90,39 +123,63 @@ pub struct TensorView<'a> {
 }
 
 /// File names looked for in a model folder, in order.
-const SOUGHT: &str =
-    "model.safetensors, model.safetensors.index.json, pytorch_model.bin, pytorch_model.bin.index.json";
+const SOUGHT: &str = "model.safetensors, model.safetensors.index.json, pytorch_model.bin, pytorch_model.bin.index.json, \
+    checkpoint.pt";
+
+/// Bytes of an index of shards: some hundred a tensor.
+const MAX_INDEX: u64 = 64 << 20;
 
 impl Weights {
-    /// Opens the weights of a model folder, in any of the layouts Hugging Face writes.
+    /// Opens the weights of a model folder, in any of the layouts Hugging Face writes, or a fairseq checkpoint in it.
     ///
     /// # Errors
-    /// When there are none, or a file breaks its format.
+    /// When there are none, or a file breaks its format or lies outside the folder.
     pub fn open(dir: &Path) -> Result<Weights, Error> {
-        let mut weights = Weights { place: dir.to_owned(), files: Vec::new(), tensors: BTreeMap::new() };
+        let mut weights = Weights::none(dir);
         for name in ["model.safetensors", "pytorch_model.bin"] {
             let single = dir.join(name);
             if single.is_file() {
-                weights.add(&single)?;
-                return Ok(weights);
+                weights.add_of(dir, &single)?;
+                return weights.collected();
             }
             let index = dir.join(format!("{name}.index.json"));
             if index.is_file() {
-                weights.add_sharded(&index)?;
-                return Ok(weights);
+                weights.add_sharded(dir, &index)?;
+                return weights.collected();
             }
+        }
+        if let Some(checkpoint) = fairseq::checkpoint(dir) {
+            weights.add_of(dir, &checkpoint)?;
+            return weights.collected();
         }
         Err(Error::NoWeights { path: dir.to_owned(), expected: SOUGHT })
     }
 
-    /// Opens one `.safetensors` or `.bin` file.
+    /// Opens one `.safetensors`, `.bin` or `.pt` file.
     ///
     /// # Errors
     /// When it cannot be read or breaks its format.
     pub fn open_file(path: &Path) -> Result<Weights, Error> {
-        let mut weights = Weights { place: path.to_owned(), files: Vec::new(), tensors: BTreeMap::new() };
+        let mut weights = Weights::none(path);
         weights.add(path)?;
-        Ok(weights)
+        weights.collected()
+    }
+
+    fn none(place: &Path) -> Weights {
+        let (tensors, quantised) = (BTreeMap::new(), BTreeMap::new());
+        Weights { place: place.to_owned(), files: Vec::new(), tensors, quantised }
+    }
+
+    /// Puts tensors together that are parts of one matrix, once all files are there.
+    fn collected(mut self) -> Result<Weights, Error> {
+        bitsandbytes::collect(&mut self)?;
+        Ok(self)
+    }
+
+    /// Adds a file of a model folder.
+    fn add_of(&mut self, dir: &Path, path: &Path) -> Result<(), Error> {
+        check_inside(dir, path)?;
+        self.add(path)
     }
 
     fn add(&mut self, path: &Path) -> Result<(), Error> {
@@ -149,8 +206,8 @@ impl Weights {
         Ok(())
     }
 
-    fn add_sharded(&mut self, index: &Path) -> Result<(), Error> {
-        let text = std::fs::read_to_string(index).map_err(Error::io(index))?;
+    fn add_sharded(&mut self, dir: &Path, index: &Path) -> Result<(), Error> {
+        let text = place::read_text(index, MAX_INDEX)?;
         let value: Value =
             serde_json::from_str(&text).map_err(|source| Error::Json { path: index.to_owned(), source })?;
         let bad = |found: &str| {
@@ -166,9 +223,8 @@ impl Weights {
             }
             *shards.entry(file).or_default() += 1;
         }
-        let dir = index.parent().unwrap_or(Path::new("."));
         for shard in shards.keys() {
-            self.add(&dir.join(shard))?;
+            self.add_of(dir, &dir.join(shard))?;
         }
         for tensor in map.keys() {
             if !self.tensors.contains_key(tensor) {
@@ -178,7 +234,7 @@ impl Weights {
         Ok(())
     }
 
-    /// Names of all tensors, sorted.
+    /// Names of all tensors, sorted; a matrix in 4 bits counts as one.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)
     }
@@ -193,58 +249,89 @@ impl Weights {
         &self.place
     }
 
-    /// Finds a tensor.
+    /// Finds a tensor as it is stored; of a matrix in 4 bits these are its codes.
     ///
     /// # Errors
     /// [`Error::MissingTensor`].
     pub fn get(&self, name: &str) -> Result<TensorView<'_>, Error> {
         let entry = self.tensors.get(name).ok_or_else(|| self.missing(name))?;
-        let bytes = &self.files[entry.file].map[entry.begin..entry.end];
-        Ok(TensorView { dtype: entry.dtype, shape: &entry.shape, bytes })
+        Ok(self.view(entry))
     }
 
-    /// Finds a tensor of a known shape.
+    /// Finds a tensor of a known shape as it is stored, without regard to matrices in 4 bits.
     ///
     /// # Errors
     /// [`Error::MissingTensor`], [`Error::Shape`].
     pub fn get_shaped(&self, name: &str, shape: &[usize]) -> Result<TensorView<'_>, Error> {
         let view = self.get(name)?;
-        if view.shape != shape {
-            return Err(Error::Shape {
-                path: self.path_of(name),
-                name: name.to_owned(),
-                expected: shape.to_vec(),
-                found: view.shape.to_vec(),
-            });
-        }
+        self.expect_shape(name, shape, view.shape)?;
         Ok(view)
     }
 
-    /// Finds a floating-point tensor of a known shape.
+    /// Checks that a tensor has a known shape and can be read as floating-point numbers, without reading it.
     ///
     /// # Errors
     /// As [`Weights::get_shaped`], and [`Error::ElementType`] for what is not a floating-point type.
-    pub fn floats(&self, name: &str, shape: &[usize]) -> Result<TensorView<'_>, Error> {
+    pub fn floats(&self, name: &str, shape: &[usize]) -> Result<(), Error> {
+        if let Some(stored) = self.quantised.get(name) {
+            return self.expect_shape(name, shape, &stored.shape);
+        }
         let view = self.get_shaped(name, shape)?;
-        if view.dtype.is_float() { Ok(view) } else { Err(self.wrong_type(name, view)) }
+        if view.dtype.is_float() { Ok(()) } else { Err(self.wrong_type(name, view)) }
     }
 
-    /// Reads a tensor of a known shape as f32.
+    /// Reads a tensor of a known shape as f32; a matrix in 4 bits is dequantised.
     ///
     /// # Errors
     /// As [`Weights::floats`].
     pub fn f32(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, Error> {
+        if let Some(matrix) = self.nf4(name, shape)? {
+            let mut values = vec![0.0; matrix.rows() * matrix.cols()];
+            matrix.dequantize_into(&mut values);
+            return Ok(values);
+        }
         let view = self.get_shaped(name, shape)?;
         view.to_f32().ok_or_else(|| self.wrong_type(name, view))
     }
 
-    /// Reads a tensor of a known shape as bf16, rounding to the nearest, ties to even.
+    /// Reads a tensor of a known shape as bf16, rounding to the nearest, ties to even; a matrix in 4 bits is dequantised.
     ///
     /// # Errors
     /// As [`Weights::f32`].
     pub fn bf16(&self, name: &str, shape: &[usize]) -> Result<Vec<bf16>, Error> {
+        if self.quantised.contains_key(name) {
+            return Ok(self.f32(name, shape)?.into_iter().map(bf16::from_f32).collect());
+        }
         let view = self.get_shaped(name, shape)?;
         view.to_bf16().ok_or_else(|| self.wrong_type(name, view))
+    }
+
+    /// Reads a matrix of a known shape that is stored in 4 bits, codes and scales as they are; `None` for any other tensor.
+    ///
+    /// # Errors
+    /// As [`Weights::get_shaped`].
+    pub fn nf4(&self, name: &str, shape: &[usize]) -> Result<Option<Nf4>, Error> {
+        let Some(stored) = self.quantised.get(name) else { return Ok(None) };
+        self.expect_shape(name, shape, &stored.shape)?;
+        stored.read(self, name).map(Some)
+    }
+
+    fn expect_shape(&self, name: &str, expected: &[usize], found: &[usize]) -> Result<(), Error> {
+        if found == expected {
+            return Ok(());
+        }
+        Err(Error::Shape {
+            path: self.path_of(name),
+            name: name.to_owned(),
+            expected: expected.to_vec(),
+            found: found.to_vec(),
+        })
+    }
+
+    /// A tensor's view by its place.
+    fn view<'a>(&'a self, entry: &'a Entry) -> TensorView<'a> {
+        let bytes = &self.files[entry.file].map[entry.begin..entry.end];
+        TensorView { dtype: entry.dtype, shape: &entry.shape, bytes }
     }
 
     fn wrong_type(&self, name: &str, view: TensorView<'_>) -> Error {

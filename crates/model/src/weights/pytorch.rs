@@ -1,54 +1,56 @@
 //! `pytorch_model.bin`: since PyTorch 1.6 a zip archive (`<any>/data.pkl` describes the tensors, `<any>/data/<key>` are the
-//! storages, never compressed), before that pickles one after the other and the storages behind them.
+//! storages, never compressed), before that pickles one after the other and the storages behind them. The pickle holds a
+//! state dictionary, or what [fairseq](super::fairseq) wraps around one.
 
 use std::{collections::BTreeMap, path::Path};
 
 use super::{
-    ElementType, Entry,
-    pickle::{self, Node, Unpickled},
+    ElementType, Entry, fairseq,
+    pickle::{self, MAX_NAME, Node, Unpickled, Value},
 };
 use crate::error::Error;
 
 /// Byte range of each storage in the file, by its key.
 type Storages = BTreeMap<String, (usize, usize)>;
 
+/// Members of an archive that are looked at; a checkpoint has one a tensor.
+const MAX_MEMBERS: usize = 1 << 18;
+
 /// Reads the tensors of a mapped file into entries with absolute byte ranges.
 pub(super) fn read(path: &Path, bytes: &[u8], file: usize) -> Result<Vec<(String, Entry)>, Error> {
-    if bytes.starts_with(b"PK\x03\x04") {
-        read_zip(path, bytes, file)
-    } else {
-        read_legacy(path, bytes, file)
-    }
+    let (pickle, storages) = open(path, bytes)?;
+    entries(path, file, &pickle, &storages)
 }
 
-fn read_zip(path: &Path, bytes: &[u8], file: usize) -> Result<Vec<(String, Entry)>, Error> {
+/// The pickle that describes the tensors, and where the storages lie.
+pub(super) fn open(path: &Path, bytes: &[u8]) -> Result<(Unpickled, Storages), Error> {
+    if bytes.starts_with(b"PK\x03\x04") { open_zip(path, bytes) } else { open_legacy(path, bytes) }
+}
+
+fn open_zip(path: &Path, bytes: &[u8]) -> Result<(Unpickled, Storages), Error> {
     let members = zip_members(path, bytes)?;
     let ending = "/data.pkl";
-    let Some(index) = members.keys().find(|name| name.ends_with(ending)) else {
+    let mut indices = members.keys().filter(|name| name.ends_with(ending));
+    let (Some(index), None) = (indices.next(), indices.next()) else {
         return Err(Error::malformed(
             path,
             "the archive",
-            "a member `data.pkl`",
-            format!("{} other members", members.len()),
+            "one member `data.pkl`",
+            format!("{} members, that one not once", members.len()),
         ));
     };
     let folder = &index[..index.len() - ending.len()];
     if let Some(&(begin, end)) = members.get(&format!("{folder}/byteorder"))
         && &bytes[begin..end] != b"little"
     {
-        return Err(Error::malformed(
-            path,
-            "`byteorder`",
-            "little",
-            String::from_utf8_lossy(&bytes[begin..end]),
-        ));
+        return Err(Error::malformed(path, "`byteorder`", "little", "another order of bytes"));
     }
     let (begin, end) = members[index];
     let pickle = pickle::read(path, &bytes[begin..end], begin)?;
     let prefix = format!("{folder}/data/");
     let storages =
         members.iter().filter_map(|(n, range)| Some((n.strip_prefix(&prefix)?.to_owned(), *range))).collect();
-    entries(path, file, &pickle, &storages)
+    Ok((pickle, storages))
 }
 
 /// Names and data ranges of the members of a zip archive, from its central directory (PKWARE APPNOTE 4.3).
@@ -82,6 +84,14 @@ fn zip_members(path: &Path, bytes: &[u8]) -> Result<BTreeMap<String, (usize, usi
         }
         (count, at) = (u64_at(record + 32).ok_or_else(damaged)?, u64_at(record + 48).ok_or_else(damaged)?);
     }
+    if count > MAX_MEMBERS {
+        return Err(Error::malformed(
+            path,
+            "the central directory",
+            format!("at most {MAX_MEMBERS} members"),
+            count.to_string(),
+        ));
+    }
     let mut members = BTreeMap::new();
     for _ in 0..count {
         if !bytes.get(at..).is_some_and(|b| b.starts_with(b"PK\x01\x02") && b.len() >= 46) {
@@ -92,7 +102,14 @@ fn zip_members(path: &Path, bytes: &[u8]) -> Result<BTreeMap<String, (usize, usi
         let mut size = u32_at(at + 24).ok_or_else(damaged)?;
         let mut local = u32_at(at + 42).ok_or_else(damaged)?;
         let name = bytes.get(at + 46..at + 46 + name_len).ok_or_else(damaged)?;
-        let name = String::from_utf8_lossy(name).into_owned();
+        let name = std::str::from_utf8(name).ok().filter(|name| name.len() <= MAX_NAME).ok_or_else(|| {
+            Error::malformed(
+                path,
+                "the central directory",
+                format!("names of at most {MAX_NAME} bytes of UTF-8"),
+                "a longer name or other bytes",
+            )
+        })?;
         let extra_begin = at + 46 + name_len;
         let extra_end = extra_begin + extra_len;
         let mut extra = extra_begin;
@@ -114,8 +131,14 @@ fn zip_members(path: &Path, bytes: &[u8]) -> Result<BTreeMap<String, (usize, usi
             }
             extra += 4 + len;
         }
-        if method != 0 {
-            return Err(Error::malformed(path, format!("member `{name}`"), "stored data", "compressed data"));
+        // Nothing is ever unpacked, so that no archive is larger than it looks.
+        if method != 0 || field(8)? & 1 != 0 {
+            return Err(Error::malformed(
+                path,
+                format!("member `{name}`"),
+                "stored data",
+                "compressed or encrypted data",
+            ));
         }
         if !bytes.get(local..).is_some_and(|b| b.starts_with(b"PK\x03\x04") && b.len() >= 30) {
             return Err(wrong(&format!("member `{name}`"), "no local header"));
@@ -125,7 +148,9 @@ fn zip_members(path: &Path, bytes: &[u8]) -> Result<BTreeMap<String, (usize, usi
         let end = begin.checked_add(size).filter(|&end| end <= bytes.len());
         let end = end
             .ok_or_else(|| wrong(&format!("member `{name}`"), &format!("{size} bytes from byte {begin}")))?;
-        members.insert(name, (begin, end));
+        if members.insert(name.to_owned(), (begin, end)).is_some() {
+            return Err(Error::malformed(path, format!("member `{name}`"), "each member once", "two of it"));
+        }
         at = extra_end + comment_len;
     }
     Ok(members)
@@ -134,7 +159,7 @@ fn zip_members(path: &Path, bytes: &[u8]) -> Result<BTreeMap<String, (usize, usi
 /// The long integer that opens every legacy file.
 const LEGACY_MAGIC: [u8; 10] = [0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];
 
-fn read_legacy(path: &Path, bytes: &[u8], file: usize) -> Result<Vec<(String, Entry)>, Error> {
+fn open_legacy(path: &Path, bytes: &[u8]) -> Result<(Unpickled, Storages), Error> {
     let mut at = 0;
     let mut next = || -> Result<Unpickled, Error> {
         let pickle = pickle::read(path, &bytes[at..], at)?;
@@ -160,7 +185,7 @@ fn read_legacy(path: &Path, bytes: &[u8], file: usize) -> Result<Vec<(String, En
     let mut storages = Storages::new();
     for &key in list {
         let key = keys.text(key).unwrap_or_default();
-        let place = || format!("storage `{}`", key.chars().take(40).collect::<String>());
+        let place = || format!("storage `{key}`");
         let Some(&(dtype, elements)) = types.get(key) else {
             return Err(Error::malformed(
                 path,
@@ -191,7 +216,7 @@ fn read_legacy(path: &Path, bytes: &[u8], file: usize) -> Result<Vec<(String, En
         storages.insert(key.to_owned(), (begin, end));
         at = end;
     }
-    entries(path, file, &state, &storages)
+    Ok((state, storages))
 }
 
 /// The tensors of the state dictionary, with their ranges in the file.
@@ -204,15 +229,38 @@ fn entries(
     let Some(Node::Dict(items)) = pickle.node(pickle.root) else {
         return Err(Error::malformed(path, "the pickle", "a dictionary of tensors", "another value"));
     };
+    if let Some(model) = fairseq::state_dictionary(pickle) {
+        return tensors(path, file, pickle, storages, model, &|name| fairseq::hugging_face_name(path, name));
+    }
+    // A state dictionary alone has no use for anything else.
+    if let Some((name, at)) = &pickle.foreign {
+        return Err(pickle::more_than_tensors(path, name, *at));
+    }
+    tensors(path, file, pickle, storages, items, &|name| Ok(Some(name.to_owned())))
+}
+
+/// The tensors of a dictionary, under the names that `rename` gives them, if it gives one.
+fn tensors(
+    path: &Path,
+    file: usize,
+    pickle: &Unpickled,
+    storages: &Storages,
+    items: &[(Value, Value)],
+    rename: &dyn Fn(&str) -> Result<Option<String>, Error>,
+) -> Result<Vec<(String, Entry)>, Error> {
     let mut found: BTreeMap<String, Entry> = BTreeMap::new();
     for &(key, value) in items {
-        let Some(name) = pickle.text(key) else {
-            return Err(Error::malformed(path, "the state dictionary", "names as keys", format!("{key:?}")));
+        let Some(name) = pickle.text(key).filter(|name| name.len() <= MAX_NAME) else {
+            return Err(Error::malformed(path, "the state dictionary", "names as keys", "another key"));
         };
+        let Some(name) = rename(name)? else { continue };
         let Some(Node::Tensor(tensor)) = pickle.node(value) else {
             return Err(Error::malformed(path, format!("`{name}`"), "a tensor", "another value"));
         };
-        found.insert(name.to_owned(), entry(path, file, name, tensor, pickle, storages)?);
+        let entry = entry(path, file, &name, tensor, pickle, storages)?;
+        if found.insert(name.clone(), entry).is_some() {
+            return Err(Error::malformed(path, format!("tensor `{name}`"), "each tensor once", "two of it"));
+        }
     }
     Ok(found.into_iter().collect())
 }

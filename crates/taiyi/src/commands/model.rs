@@ -18,6 +18,10 @@ use crate::failure::{CommandResult, Failure, Outcome};
 use crate::loading::{Storage, check_folders, check_memory, inference_plan};
 use crate::terminal::{self, Progress};
 
+mod convert;
+
+use convert::{Conversion, convert};
+
 /// Arguments of `taiyi model`.
 #[derive(Args)]
 pub(crate) struct Arguments {
@@ -97,36 +101,21 @@ enum Verb {
     },
     /// Folds an adapter into the weights and writes a folder that loads without it, tokenizer files included.
     Merge {
-        /// Model folder in the Hugging Face layout.
-        #[arg(long, value_name = "DIR")]
-        model: PathBuf,
         /// PEFT adapter folder.
         #[arg(long, value_name = "DIR")]
         adapter: PathBuf,
-        /// Layout to write.
-        #[arg(long, value_enum, default_value_t = Layout::Hf)]
-        to: Layout,
-        /// Folder to write; must not exist yet.
-        #[arg(long, value_name = "DIR")]
-        out: PathBuf,
-        /// Type of the written weights; the sums are made in f32 either way.
-        #[arg(long, value_enum, default_value_t = Written::Bf16)]
-        dtype: Written,
+        #[command(flatten)]
+        conversion: Conversion,
     },
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum Layout {
-    /// `config.json` and `model.safetensors`, as Hugging Face's transformers reads them.
-    Hf,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum Written {
-    /// 4 bytes a weight.
-    F32,
-    /// 2 bytes a weight.
-    Bf16,
+    /// Writes a checkpoint in another layout or in fewer bits, tokenizer files included.
+    #[command(visible_alias = "quantize")]
+    Export {
+        /// PEFT adapter folder to fold into the weights.
+        #[arg(long, value_name = "DIR")]
+        adapter: Option<PathBuf>,
+        #[command(flatten)]
+        conversion: Conversion,
+    },
 }
 
 /// Runs `taiyi model`.
@@ -138,7 +127,8 @@ pub(crate) fn run(arguments: Arguments) -> CommandResult {
         Verb::Perplexity { checkpoint, files, length, stride, limit, json } => {
             perplexity(&checkpoint, &files, length, stride, limit, json)
         }
-        Verb::Merge { model, adapter, to: Layout::Hf, out, dtype } => merge(&model, &adapter, &out, dtype),
+        Verb::Merge { adapter, conversion } => convert(&conversion, Some(&adapter)),
+        Verb::Export { adapter, conversion } => convert(&conversion, adapter.as_deref()),
     }
 }
 
@@ -284,80 +274,6 @@ fn generate(checkpoint: &Checkpoint, tokens: &Path, max_new: usize, out: &Path) 
         writer.write_all(&json)?;
         writer.write_all(b"\n")
     })?;
-    Ok(Outcome::Fine)
-}
-
-/// Files of a model folder that are neither weights nor configuration and that a merged model needs as they are.
-fn travels_along(name: &str) -> bool {
-    const NAMES: [&str; 10] = [
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "tokenizer.model",
-        "special_tokens_map.json",
-        "added_tokens.json",
-        "vocab.json",
-        "merges.txt",
-        "generation_config.json",
-        "chat_template.jinja",
-        "chat_template.json",
-    ];
-    NAMES.contains(&name)
-        || name.ends_with(".tiktoken")
-        || name.starts_with("LICENSE")
-        || name.starts_with("NOTICE")
-}
-
-fn merge(model: &Path, adapter: &Path, out: &Path, dtype: Written) -> CommandResult {
-    check_folders(model, Some(adapter))?;
-    if out.exists() {
-        return Err(Failure::new(format!(
-            "{}: expected a folder that does not exist yet, found one",
-            out.display()
-        ))
-        .hint("choose another --out, or remove it"));
-    }
-    let failed = |path: &Path, verb: &'static str| {
-        let path = path.display().to_string();
-        move |error: std::io::Error| Failure::new(format!("{path}: cannot be {verb}: {error}"))
-    };
-    check_memory(model, Storage::F32)?;
-    terminal::note(&format!("loading {}", model.display()));
-    let mut decoder = Decoder::load(model, Dtype::F32)?;
-    decoder.load_adapter(adapter, false)?;
-    terminal::note("merging");
-    decoder.merge();
-
-    make_parent(out)?;
-    let name = out.file_name().ok_or_else(|| {
-        Failure::new(format!("--out {}: expected the name of a folder to write", out.display()))
-    })?;
-    let mut hidden = std::ffi::OsString::from(".");
-    hidden.push(name);
-    hidden.push(format!(".{}.partial", std::process::id()));
-    let partial = out.with_file_name(hidden);
-    let write = || -> Result<(), Failure> {
-        terminal::note(&format!("writing {}", out.display()));
-        let dtype = match dtype {
-            Written::F32 => Dtype::F32,
-            Written::Bf16 => Dtype::Bf16,
-        };
-        decoder.save(&partial, dtype)?;
-        for entry in std::fs::read_dir(model).map_err(failed(model, "read"))? {
-            let entry = entry.map_err(failed(model, "read"))?;
-            if entry.file_name().to_str().is_some_and(travels_along) && entry.path().is_file() {
-                let to = partial.join(entry.file_name());
-                std::fs::copy(entry.path(), &to).map_err(failed(&to, "written"))?;
-            }
-        }
-        std::fs::rename(&partial, out).map_err(failed(out, "written"))
-    };
-    let written = write();
-    if written.is_err() {
-        // The first error is the one to tell.
-        let _ = std::fs::remove_dir_all(&partial);
-    }
-    written?;
-    terminal::line(&out.display().to_string());
     Ok(Outcome::Fine)
 }
 

@@ -8,6 +8,7 @@ mod disk;
 mod eval;
 mod extract;
 mod help;
+mod hostile;
 mod interop;
 mod killed;
 mod model;

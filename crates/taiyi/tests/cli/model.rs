@@ -104,6 +104,44 @@ fn a_merged_model_is_the_model_with_its_adapter() {
 }
 
 #[test]
+fn a_model_exported_in_four_bits_is_the_model_in_four_bits() {
+    let place = place();
+    let tokens = "--tokens tokens.json --out";
+    let read = |name: &str| {
+        Weights::open_file(&place.path(name)).unwrap().get("logits_0").unwrap().to_f32().unwrap()
+    };
+    for (verb, adapter) in [("export", ""), ("quantize", "--adapter adapter")] {
+        let ran = place.taiyi(&format!("model {verb} --model model {adapter} --to bnb-nf4 --out four")).fine();
+        assert_eq!(ran.stdout, "four\n");
+        let files = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"];
+        assert_eq!(place.names("four"), files);
+        let config: Value = serde_json::from_str(&place.read("four/config.json")).unwrap();
+        assert_eq!(config["quantization_config"]["quant_method"], "bitsandbytes");
+        assert_eq!(config["quantization_config"]["llm_int8_skip_modules"], serde_json::json!(["lm_head"]));
+        place.taiyi("model info --model four").fine();
+        let source = match adapter {
+            "" => "model",
+            _ => {
+                place.taiyi("model merge --model model --adapter adapter --dtype f32 --out merged").fine();
+                "merged"
+            }
+        };
+        place.taiyi(&format!("model logits --model {source} --dtype nf4 {tokens} apart.safetensors")).fine();
+        place.taiyi(&format!("model logits --model four --dtype nf4 {tokens} four.safetensors")).fine();
+        let (apart, four) = (read("apart.safetensors"), read("four.safetensors"));
+        if adapter.is_empty() {
+            assert_eq!(bits(&apart), bits(&four));
+        } else {
+            // The sum is rounded to bf16 before it is quantised in one of the two.
+            let worst = apart.iter().zip(&four).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            let largest = apart.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
+            assert!(worst <= 0.2 * largest, "{worst} of {largest}");
+        }
+        std::fs::remove_dir_all(place.path("four")).unwrap();
+    }
+}
+
+#[test]
 fn info_counts_weights_and_bytes() {
     let place = place();
     let info: Value =

@@ -1,0 +1,167 @@
+//! Other forms of a checkpoint: an adapter folded in, the weights in 4 bits.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueEnum};
+use taiyi_kernels::Precision;
+use taiyi_model::weights::check_inside;
+use taiyi_model::{Decoder, Dtype};
+
+use super::make_parent;
+use crate::failure::{CommandResult, Failure, Outcome};
+use crate::loading::{Storage, check_folders, check_memory};
+use crate::terminal;
+
+/// What is converted, and to what.
+#[derive(Args)]
+pub(super) struct Conversion {
+    /// Model folder in the Hugging Face layout.
+    #[arg(long, value_name = "DIR")]
+    model: PathBuf,
+    /// Layout to write.
+    #[arg(long, value_enum, default_value_t = Layout::Hf)]
+    to: Layout,
+    /// Folder to write; must not exist yet.
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Type of the written weights, and in bnb-nf4 of those that stay whole; sums are made in f32 either way.
+    #[arg(long, value_enum, default_value_t = Written::Bf16)]
+    dtype: Written,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Layout {
+    /// `config.json` and `model.safetensors`, as Hugging Face's transformers reads them.
+    Hf,
+    /// The same with the linear layers in 4 bits, as transformers reads them with bitsandbytes.
+    BnbNf4,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Written {
+    /// 4 bytes a weight.
+    F32,
+    /// 2 bytes a weight.
+    Bf16,
+}
+
+impl Written {
+    fn dtype(self) -> Dtype {
+        match self {
+            Written::F32 => Dtype::F32,
+            Written::Bf16 => Dtype::Bf16,
+        }
+    }
+}
+
+/// Writes a checkpoint in another form, with an adapter folded in if there is one.
+pub(super) fn convert(conversion: &Conversion, adapter: Option<&Path>) -> CommandResult {
+    let Conversion { model, to, out, dtype } = conversion;
+    check_folders(model, adapter)?;
+    if out.exists() {
+        return Err(Failure::new(format!(
+            "{}: expected a folder that does not exist yet, found one",
+            out.display()
+        ))
+        .hint("choose another --out, or remove it"));
+    }
+    let decoder = load(model, adapter, *to, *dtype)?;
+    make_parent(out)?;
+    let name = out.file_name().ok_or_else(|| {
+        Failure::new(format!("--out {}: expected the name of a folder to write", out.display()))
+    })?;
+    let mut hidden = std::ffi::OsString::from(".");
+    hidden.push(name);
+    hidden.push(format!(".{}.partial", std::process::id()));
+    let partial = out.with_file_name(hidden);
+    let write = || -> Result<(), Failure> {
+        terminal::note(&format!("writing {}", out.display()));
+        match to {
+            Layout::Hf => decoder.save(&partial, dtype.dtype())?,
+            Layout::BnbNf4 => decoder.save_nf4(&partial, dtype.dtype())?,
+        }
+        copy_beside(model, &partial)?;
+        std::fs::rename(&partial, out).map_err(failed(out, "written"))
+    };
+    let written = write();
+    if written.is_err() {
+        // The first error is the one to tell.
+        let _ = std::fs::remove_dir_all(&partial);
+    }
+    written?;
+    terminal::line(&out.display().to_string());
+    Ok(Outcome::Fine)
+}
+
+/// The model as it is going to be written. Without an adapter the matrices are quantised while they are loaded, so that the
+/// whole weights are never in memory; a sum with an adapter needs them.
+fn load(model: &Path, adapter: Option<&Path>, to: Layout, dtype: Written) -> Result<Decoder, Failure> {
+    terminal::note(&format!("loading {}", model.display()));
+    let Some(adapter) = adapter else {
+        return match (to, dtype) {
+            (Layout::BnbNf4, _) => {
+                check_memory(model, Storage::Nf4)?;
+                let precision = match dtype {
+                    Written::F32 => Precision::F32,
+                    Written::Bf16 => Precision::Bf16,
+                };
+                Ok(Decoder::load_with(model, Dtype::Nf4, precision)?)
+            }
+            (Layout::Hf, Written::F32) => {
+                check_memory(model, Storage::F32)?;
+                Ok(Decoder::load(model, Dtype::F32)?)
+            }
+            (Layout::Hf, Written::Bf16) => {
+                check_memory(model, Storage::Bf16)?;
+                Ok(Decoder::load(model, Dtype::Bf16)?)
+            }
+        };
+    };
+    check_memory(model, Storage::F32)?;
+    let mut decoder = Decoder::load(model, Dtype::F32)?;
+    decoder.load_adapter(adapter, false)?;
+    terminal::note("merging");
+    decoder.merge();
+    Ok(decoder)
+}
+
+/// Copies what belongs to a model beside weights and configuration.
+fn copy_beside(model: &Path, out: &Path) -> Result<(), Failure> {
+    for entry in std::fs::read_dir(model).map_err(failed(model, "read"))? {
+        let entry = entry.map_err(failed(model, "read"))?;
+        if entry.file_name().to_str().is_some_and(travels_along) && entry.path().is_file() {
+            check_inside(model, &entry.path())?;
+            let to = out.join(entry.file_name());
+            std::fs::copy(entry.path(), &to).map_err(failed(&to, "written"))?;
+        }
+    }
+    Ok(())
+}
+
+fn failed(path: &Path, verb: &'static str) -> impl FnOnce(std::io::Error) -> Failure {
+    let path = path.display().to_string();
+    move |error| Failure::new(format!("{path}: cannot be {verb}: {error}"))
+}
+
+/// Files of a model folder that are neither weights nor configuration and that a converted model needs as they are.
+fn travels_along(name: &str) -> bool {
+    const NAMES: [&str; 13] = [
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "tokenizer.model",
+        "special_tokens_map.json",
+        "added_tokens.json",
+        "vocab.json",
+        "vocab.txt",
+        "merges.txt",
+        "generation_config.json",
+        "chat_template.jinja",
+        "chat_template.json",
+        "dict.txt",
+        "bpecodes",
+    ];
+    NAMES.contains(&name)
+        || name.ends_with(".tiktoken")
+        || name.starts_with("LICENSE")
+        || name.starts_with("NOTICE")
+}
