@@ -8,9 +8,9 @@ mod measure;
 
 use measure::{filter, report, values};
 use taiyi_kernels::{
-    AdamW, AdamW8bitState, AttentionShape, Dropout, Nf4, Precision, RopeShape, RopeStyle, adamw, adamw_8bit,
-    add, attention, attention_gradient, bf16, bf16_to_f32, cross_entropy_gradient, dropout, f32_to_bf16,
-    level, rms_norm, rms_norm_gradient, rope, swiglu, swiglu_gradient, threads,
+    AdamW, AdamW8bitState, AttentionShape, Dropout, FloatBytes, Nf4, Precision, RopeShape, RopeStyle, adamw,
+    adamw_8bit, add, attention, attention_gradient, bf16, bf16_to_f32, cross_entropy_gradient, dropout,
+    f32_to_bf16, level, rms_norm, rms_norm_gradient, rope, swiglu, swiglu_gradient, threads,
 };
 
 fn main() {
@@ -117,9 +117,43 @@ fn main() {
     let mut state = AdamW8bitState::new(n);
     report(filter, "adamw_8bit", n as f64, "G elements/s", || adamw_8bit(&step, &mut p, &g, &mut state));
 
-    let nf4 = Nf4::quantize(&g, 1000, 4000, true);
-    report(filter, "nf4 quantize (of f32)", n as f64, "G elements/s", || {
-        std::hint::black_box(Nf4::quantize(&g, 1000, 4000, true));
+    // A matrix of a 7B model as it lies in a file, at an odd address; the output is new memory each time, as in loading.
+    let (rows, cols) = (11_008, 4096);
+    let stored: Vec<u8> = [0]
+        .into_iter()
+        .chain(values(rows * cols).iter().flat_map(|&x| bf16::from_f32(x).to_le_bytes()))
+        .collect();
+    let stored = &stored[1..];
+    let n = rows * cols;
+    report(filter, "nf4 quantize (of bf16 bytes)", (2 * n) as f64, "GB/s of input", || {
+        std::hint::black_box(Nf4::quantize_bytes(
+            FloatBytes::Bf16(stored),
+            Precision::Bf16,
+            rows,
+            cols,
+            true,
+        ));
     });
-    report(filter, "nf4 dequantize", n as f64, "G elements/s", || nf4.dequantize_into(&mut p));
+    report(filter, "nf4 quantize (of f16 bytes)", (2 * n) as f64, "GB/s of input", || {
+        std::hint::black_box(Nf4::quantize_bytes(FloatBytes::F16(stored), Precision::Bf16, rows, cols, true));
+    });
+    let (mut wide, mut half) = (vec![0.0; n], vec![bf16::ZERO; n]);
+    report(filter, "read bf16 bytes to f32", (6 * n) as f64, "GB/s", || {
+        FloatBytes::Bf16(stored).to_f32(&mut wide)
+    });
+    report(filter, "read f16 bytes to f32", (6 * n) as f64, "GB/s", || {
+        FloatBytes::F16(stored).to_f32(&mut wide)
+    });
+    report(filter, "read bf16 bytes to bf16", (4 * n) as f64, "GB/s", || {
+        FloatBytes::Bf16(stored).to_bf16(&mut half)
+    });
+    report(filter, "read f16 bytes to bf16", (4 * n) as f64, "GB/s", || {
+        FloatBytes::F16(stored).to_bf16(&mut half)
+    });
+
+    let nf4 = Nf4::quantize(&wide, rows, cols, true);
+    report(filter, "nf4 quantize (of f32)", n as f64, "G elements/s", || {
+        std::hint::black_box(Nf4::quantize(&wide, rows, cols, true));
+    });
+    report(filter, "nf4 dequantize", n as f64, "G elements/s", || nf4.dequantize_into(&mut wide));
 }

@@ -35,7 +35,7 @@ mod threads;
 
 pub use activation::{Gelu, gelu, gelu_gradient, swiglu, swiglu_gradient};
 pub use attention::{AttentionShape, attention, attention_gradient};
-pub use convert::{bf16_to_f32, f16_to_f32, f32_to_bf16};
+pub use convert::{FloatBytes, bf16_to_f32, f16_to_f32, f32_to_bf16};
 pub use dropout::{Dropout, dropout};
 pub use dynamic_map::{signed_dynamic_map, unsigned_dynamic_map};
 pub use elementwise::{add, add_bias, add_scaled, bias_gradient, scale, sum_of_squares};
@@ -45,7 +45,7 @@ pub use gemm::{Precision, Weight, linear, linear_input_gradient, linear_weight_g
 pub use half::bf16;
 pub use level::{Level, level, with_level};
 pub use loss::{IGNORED_LABEL, cross_entropy, cross_entropy_gradient, softmax_rows};
-pub use mmap::MappedFile;
+pub use mmap::{Element, MappedFile, MappedSlice, Storage};
 pub use nf4::{Absmax, DoubleAbsmax, NF4_BLOCK, NF4_CODES, NF4_NESTED_BLOCK, Nf4};
 pub use norm::{layer_norm, layer_norm_gradient, rms_norm, rms_norm_gradient};
 pub use optimizer::{AdamW, AdamW8bitState, adamw, adamw_8bit};

@@ -1,11 +1,11 @@
 //! 4-bit NormalFloat matrices with double quantisation (Dettmers et al. 2023), in the layout of bitsandbytes.
 
-use crate::dynamic_map::DynamicMap;
 use crate::error::KernelError;
 use crate::gemm::check;
 use crate::level::{Level, level, with_level};
-use crate::simd::simd;
-use crate::threads::{Parts, parallel_elements, parallel_rows};
+use crate::threads::{Parts, parallel_elements};
+
+mod quantize;
 
 /// Consecutive elements of the flattened matrix that share one scale; blocks ignore row boundaries.
 pub const NF4_BLOCK: usize = 64;
@@ -65,36 +65,6 @@ pub struct Nf4 {
 }
 
 impl Nf4 {
-    /// Quantises `values (rows, cols)`; `double` quantises the scales too.
-    ///
-    /// An element becomes the code nearest to it, the lower of two equally near; a block of zeros becomes zeros.
-    ///
-    /// # Panics
-    ///
-    /// When `values` does not have `rows * cols` elements.
-    pub fn quantize(values: &[f32], rows: usize, cols: usize, double: bool) -> Self {
-        check("Nf4::quantize", [("values", values.len(), rows * cols)]);
-        let blocks = values.len().div_ceil(NF4_BLOCK);
-        let (mut codes, mut absmax) = (vec![0; values.len().div_ceil(2)], vec![0.0; blocks]);
-        let (level, code_parts, absmax_parts) = (level(), Parts::new(&mut codes), Parts::new(&mut absmax));
-        parallel_rows(blocks, NF4_BLOCK, |first, count| {
-            for block in first..first + count {
-                let values = &values[block * NF4_BLOCK..values.len().min((block + 1) * NF4_BLOCK)];
-                // SAFETY: each block belongs to one task; blocks have an even number of elements, but for the last.
-                let (codes, absmax) = unsafe {
-                    (
-                        code_parts.part(block * NF4_BLOCK / 2, values.len().div_ceil(2)),
-                        absmax_parts.part(block, 1),
-                    )
-                };
-                absmax[0] = quantize_block(level, values, codes);
-            }
-        });
-        let absmax =
-            if double { Absmax::Double(DoubleAbsmax::quantize(&absmax)) } else { Absmax::Plain(absmax) };
-        Self { rows, cols, codes, absmax }
-    }
-
     /// Assembles a matrix from its stored parts.
     ///
     /// # Errors
@@ -251,60 +221,7 @@ impl Nf4 {
 }
 
 impl DoubleAbsmax {
-    /// Quantises the scales of blocks: the second step of double quantisation.
-    pub fn quantize(absmax: &[f32]) -> Self {
-        let sum: f64 = absmax.iter().map(|&x| f64::from(x)).sum();
-        let offset = (sum / absmax.len().max(1) as f64) as f32;
-        let map = DynamicMap::signed();
-        let mut codes = Vec::with_capacity(absmax.len());
-        let mut nested_absmax = Vec::with_capacity(absmax.len().div_ceil(NF4_NESTED_BLOCK));
-        for block in absmax.chunks(NF4_NESTED_BLOCK) {
-            let largest = block.iter().fold(0.0_f32, |max, x| max.max((x - offset).abs()));
-            nested_absmax.push(largest);
-            let inverse = if largest > 0.0 { 1.0 / largest } else { 0.0 };
-            codes.extend(block.iter().map(|x| map.nearest((x - offset) * inverse)));
-        }
-        Self { codes, nested_absmax, offset, map: Box::new(map.values) }
-    }
-
     fn scale(&self, block: usize) -> f32 {
         self.map[usize::from(self.codes[block])] * self.nested_absmax[block / NF4_NESTED_BLOCK] + self.offset
     }
 }
-
-// Plain loops: the compiler makes vectors of them, given the instructions.
-simd! {
-    /// Writes two codes a byte for up to 64 values and returns their scale.
-    fn quantize_block(_v, values: &[f32], codes: &mut [u8]) -> f32 {
-        let mut block = [0.0_f32; NF4_BLOCK];
-        block[..values.len()].copy_from_slice(values);
-        // Without their signs, the bits of floats are in the order of their values.
-        let largest = block.iter().fold(0, |max, x| x.abs().to_bits().max(max));
-        let largest = f32::from_bits(largest);
-        let inverse = if largest > 0.0 { 1.0 / largest } else { 0.0 };
-        // The code nearest to x, the lower of two equally near, is how many midpoints between neighbours lie below x. The
-        // elements past the end are 0 and get its code.
-        let mut nearest = [0_u32; NF4_BLOCK];
-        for (code, x) in nearest.iter_mut().zip(&block) {
-            let x = x * inverse;
-            for midpoint in MIDPOINTS {
-                *code += u32::from(x > midpoint);
-            }
-        }
-        for (byte, pair) in codes.iter_mut().zip(nearest.chunks_exact(2)) {
-            *byte = (pair[0] << 4 | pair[1]) as u8;
-        }
-        largest
-    }
-}
-
-/// Halfway between neighbouring codes.
-const MIDPOINTS: [f32; 15] = {
-    let mut midpoints = [0.0; 15];
-    let mut i = 0;
-    while i < 15 {
-        midpoints[i] = (NF4_CODES[i] + NF4_CODES[i + 1]) * 0.5;
-        i += 1;
-    }
-    midpoints
-};

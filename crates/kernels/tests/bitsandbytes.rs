@@ -8,8 +8,8 @@ use std::path::PathBuf;
 
 use safetensors::{Dtype, SafeTensors};
 use taiyi_kernels::{
-    Absmax, AdamW, AdamW8bitState, DoubleAbsmax, NF4_CODES, Nf4, Precision, Weight, adamw, adamw_8bit, bf16,
-    linear, signed_dynamic_map, unsigned_dynamic_map,
+    Absmax, AdamW, AdamW8bitState, DoubleAbsmax, FloatBytes, NF4_CODES, Nf4, Precision, Weight, adamw,
+    adamw_8bit, bf16, linear, signed_dynamic_map, unsigned_dynamic_map,
 };
 
 /// The file's bytes, or nothing, with a word why, where the oracles are not beside the repository.
@@ -118,10 +118,14 @@ fn bf16_input_gives_the_bytes_of_bitsandbytes() {
         let (rows, cols) = shape(&file, &format!("{case}.input"));
         let input: Vec<f32> =
             floats(&file, &format!("{case}.input")).into_iter().map(|x| bf16::from_f32(x).to_f32()).collect();
-        let found = Nf4::quantize(&input, rows, cols, false);
-        assert_eq!(found.codes(), bytes(&file, &format!("{case}.bf16in.packed")), "{case}");
-        let Absmax::Plain(absmax) = found.absmax() else { panic!("{case}: not plain") };
-        assert_eq!(*absmax, floats(&file, &format!("{case}.bf16in.absmax")), "{case}");
+        // As it lies in a file.
+        let stored: Vec<u8> = input.iter().flat_map(|&x| bf16::from_f32(x).to_le_bytes()).collect();
+        let read = Nf4::quantize_bytes(FloatBytes::Bf16(&stored), Precision::F32, rows, cols, false);
+        for found in [Nf4::quantize(&input, rows, cols, false), read] {
+            assert_eq!(found.codes(), bytes(&file, &format!("{case}.bf16in.packed")), "{case}");
+            let Absmax::Plain(absmax) = found.absmax() else { panic!("{case}: not plain") };
+            assert_eq!(*absmax, floats(&file, &format!("{case}.bf16in.absmax")), "{case}");
+        }
     }
 }
 
