@@ -1,10 +1,11 @@
-//! Reading and writing of weight files: safetensors (single and sharded) and `pytorch_model.bin`.
+//! Reading and writing of weight files: safetensors (single and sharded), `pytorch_model.bin` and GGUF.
 //!
 //! This module knows file formats and nothing about architectures. Files come from strangers: every length and offset
 //! is checked before it is used, and a broken file gives one error that names file, place, expectation and finding.
 
 use std::{
     collections::BTreeMap,
+    ops::Range,
     path::{Path, PathBuf},
 };
 
@@ -14,6 +15,7 @@ use taiyi_kernels::MappedFile;
 
 use crate::error::Error;
 
+pub mod gguf;
 mod pickle;
 mod pytorch;
 mod safetensors;
@@ -63,6 +65,8 @@ pub(crate) struct Entry {
     shape: Vec<usize>,
     begin: usize,
     end: usize,
+    /// How the values are worked out, where they do not lie in the file as they are.
+    packed: Option<gguf::Packed>,
 }
 
 struct Shard {
@@ -78,23 +82,27 @@ pub struct Weights {
     tensors: BTreeMap<String, Entry>,
 }
 
-/// One tensor of a file: row-major little-endian elements.
+/// One tensor of a file: row-major little-endian elements, or a recipe for them (GGUF).
 #[derive(Debug, Clone, Copy)]
 pub struct TensorView<'a> {
-    /// Type of the elements.
+    /// Type of the elements; F32 where they are worked out.
     pub dtype: ElementType,
     /// Shape, outermost first.
     pub shape: &'a [usize],
-    /// The elements; not necessarily aligned.
+    /// The elements, not necessarily aligned; nothing where they are worked out: read those with [`TensorView::to_f32`] or
+    /// [`TensorView::read_rows`], which know both.
     pub bytes: &'a [u8],
+    /// How they are worked out, from all of the file.
+    packed: Option<(&'a gguf::Packed, &'a [u8])>,
 }
 
 /// File names looked for in a model folder, in order.
-const SOUGHT: &str =
-    "model.safetensors, model.safetensors.index.json, pytorch_model.bin, pytorch_model.bin.index.json";
+const SOUGHT: &str = "model.safetensors, model.safetensors.index.json, pytorch_model.bin, pytorch_model.bin.index.json, \
+                      one .gguf file";
 
 impl Weights {
-    /// Opens the weights of a model folder, in any of the layouts Hugging Face writes.
+    /// Opens the weights of a model folder, in any of the layouts Hugging Face writes, or of a GGUF file, given itself or
+    /// alone in its folder.
     ///
     /// # Errors
     /// When there are none, or a file breaks its format.
@@ -112,10 +120,13 @@ impl Weights {
                 return Ok(weights);
             }
         }
+        if let Some(file) = gguf::find(dir)? {
+            return Weights::open_file(&file);
+        }
         Err(Error::NoWeights { path: dir.to_owned(), expected: SOUGHT })
     }
 
-    /// Opens one `.safetensors` or `.bin` file.
+    /// Opens one `.safetensors`, `.bin` or `.gguf` file.
     ///
     /// # Errors
     /// When it cannot be read or breaks its format.
@@ -128,8 +139,11 @@ impl Weights {
     fn add(&mut self, path: &Path) -> Result<(), Error> {
         let map = MappedFile::open(path).map_err(Error::kernels(path))?;
         let file = self.files.len();
-        let entries = if path.extension().is_some_and(|e| e == "safetensors") {
+        let ending = path.extension().unwrap_or_default();
+        let entries = if ending == "safetensors" {
             safetensors::read(path, &map, file)?
+        } else if ending.eq_ignore_ascii_case("gguf") {
+            gguf::read(path, &map, file)?
         } else {
             pytorch::read(path, &map, file)?
         };
@@ -199,8 +213,10 @@ impl Weights {
     /// [`Error::MissingTensor`].
     pub fn get(&self, name: &str) -> Result<TensorView<'_>, Error> {
         let entry = self.tensors.get(name).ok_or_else(|| self.missing(name))?;
-        let bytes = &self.files[entry.file].map[entry.begin..entry.end];
-        Ok(TensorView { dtype: entry.dtype, shape: &entry.shape, bytes })
+        let file: &[u8] = &self.files[entry.file].map;
+        let bytes = &file[entry.begin..entry.end];
+        let packed = entry.packed.as_ref().map(|packed| (packed, file));
+        Ok(TensorView { dtype: entry.dtype, shape: &entry.shape, bytes, packed })
     }
 
     /// Finds a tensor of a known shape.
@@ -275,6 +291,9 @@ impl Weights {
 impl TensorView<'_> {
     /// The elements as f32, where the type is a floating-point one.
     pub fn to_f32(&self) -> Option<Vec<f32>> {
+        if let Some((packed, file)) = self.packed {
+            return Some(packed.read(file));
+        }
         fn each<const N: usize>(bytes: &[u8], f: impl Fn([u8; N]) -> f32) -> Vec<f32> {
             bytes.as_chunks::<N>().0.iter().map(|c| f(*c)).collect()
         }
@@ -285,6 +304,21 @@ impl TensorView<'_> {
             ElementType::Bf16 => Some(each(self.bytes, |b| bf16::from_le_bytes(b).to_f32())),
             _ => None,
         }
+    }
+
+    /// Reads some rows as f32, a row being all elements of one outermost index; `false` where the type is not a
+    /// floating-point one.
+    pub fn read_rows(&self, rows: Range<usize>, out: &mut [f32]) -> bool {
+        if let Some((packed, file)) = self.packed {
+            packed.read_rows(file, rows, out);
+            return true;
+        }
+        let row = self.shape.get(1..).unwrap_or_default().iter().product::<usize>() * self.dtype.size();
+        let bytes = &self.bytes[rows.start * row..rows.end * row];
+        let part = TensorView { bytes, ..*self };
+        let Some(values) = part.to_f32() else { return false };
+        out.copy_from_slice(&values);
+        true
     }
 
     /// The elements as bf16, where the type is a floating-point one.
