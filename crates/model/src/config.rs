@@ -6,7 +6,11 @@ use std::path::Path;
 use serde_json::{Map, Value};
 use taiyi_kernels::Gelu;
 
-use crate::{architectures, error::Error};
+use crate::{
+    architectures,
+    error::Error,
+    weights::gguf::{self, Gguf},
+};
 
 /// How a decoder is built. Names are those of Hugging Face; all sizes are element counts.
 #[derive(Debug, Clone, PartialEq)]
@@ -317,11 +321,14 @@ impl DecoderConfig {
         }
     }
 
-    /// Reads `config.json` of a model folder.
+    /// Reads `config.json` of a model folder, or the metadata of a GGUF file.
     ///
     /// # Errors
     /// When the file cannot be read, is not JSON, names an unknown `model_type`, or a key is missing or out of range.
     pub fn load(dir: &Path) -> Result<DecoderConfig, Error> {
+        if let Some(file) = gguf::find(dir)? {
+            return DecoderConfig::from_json(&Gguf::open(&file)?.config()?, &file);
+        }
         let path = dir.join("config.json");
         let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
         let value: Value =

@@ -144,7 +144,8 @@ pub fn plan(config: &DecoderConfig, options: &PlanOptions<'_>) -> Result<Plan, E
     let once = streams + scratch + adapters + embedding;
     plan.activations = 4 * (t * (kept * block + once) + tables + prefix);
     let rows = options.labelled;
-    plan.head = 4 * (rows * (3 * d + statistics / 2) + rows.min(logits_chunk(config.vocab_size)) * config.vocab_size);
+    plan.head =
+        4 * (rows * (3 * d + statistics / 2) + rows.min(logits_chunk(config.vocab_size)) * config.vocab_size);
     Ok(plan)
 }
 

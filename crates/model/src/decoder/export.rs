@@ -115,7 +115,7 @@ impl Source for Converted<'_> {
         if values.len() != shape.iter().product::<usize>() {
             return Err(differs(format!("{} values of `{}`", values.len(), piece.tensor.name)));
         }
-        Ok(Tensor::new(name, shape, Data::F32(values.to_vec())))
+        Ok(Tensor::new(name, shape, Data::f32(values.to_vec())))
     }
 }
 

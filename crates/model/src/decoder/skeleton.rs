@@ -52,6 +52,6 @@ impl Source for Outlines {
             Role::Norm | Role::Bias => Kind::Small,
         };
         self.0.push(Outline { name: name.clone(), kind, shape: shape.to_vec() });
-        Ok(Tensor::new(name, shape, Data::F32(Vec::new())))
+        Ok(Tensor::new(name, shape, Data::f32(Vec::new())))
     }
 }

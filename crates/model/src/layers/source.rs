@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use taiyi_kernels::{Nf4, Precision, bf16};
+use taiyi_kernels::{Precision, bf16};
 
 use super::{
     linear::Linear,
@@ -99,21 +99,25 @@ fn name_in_file(weights: &Weights, other_names: &dyn Fn(&str) -> Vec<String>, na
 impl Source for FileSource<'_> {
     fn tensor(&mut self, name: String, role: Role, shape: &[usize]) -> Result<Tensor, Error> {
         let in_file = name_in_file(self.weights, self.other_names, &name);
-        let rounded = self.precision == Precision::Bf16 && self.dtype != Dtype::F32;
-        let f32s = || -> Result<Vec<f32>, Error> {
-            if rounded {
-                return Ok(self.weights.bf16(&in_file, shape)?.into_iter().map(bf16::to_f32).collect());
-            }
-            self.weights.f32(&in_file, shape)
+        let (weights, dtype) = (self.weights, self.dtype);
+        // As `from_pretrained(torch_dtype=bfloat16)` does before it quantises.
+        let rounding = match dtype {
+            Dtype::F32 => Precision::F32,
+            Dtype::Bf16 | Dtype::Nf4 => self.precision,
         };
-        let data = match (role, self.dtype) {
-            (Role::Norm | Role::Bias, _) | (_, Dtype::F32) => Data::F32(f32s()?),
-            (Role::Linear | Role::Residual, Dtype::Nf4) => match self.weights.nf4(&in_file, shape)? {
-                Some(matrix) => Data::Nf4(matrix),
-                None => Data::Nf4(Nf4::quantize(&f32s()?, shape[0], shape[1], true)),
-            },
-            (Role::Table, Dtype::Nf4) if self.precision == Precision::F32 => Data::F32(f32s()?),
-            (_, Dtype::Bf16 | Dtype::Nf4) => Data::Bf16(self.weights.bf16(&in_file, shape)?),
+        let data = match (role, dtype) {
+            (Role::Norm | Role::Bias, _) => Data::f32(match rounding {
+                Precision::F32 => weights.f32(&in_file, shape)?,
+                Precision::Bf16 => weights.bf16(&in_file, shape)?.into_iter().map(bf16::to_f32).collect(),
+            }),
+            (_, Dtype::F32) => Data::F32(weights.f32_storage(&in_file, shape)?),
+            (Role::Table, Dtype::Nf4) if self.precision == Precision::F32 => {
+                Data::F32(weights.f32_storage(&in_file, shape)?)
+            }
+            (Role::Linear | Role::Residual, Dtype::Nf4) => {
+                Data::Nf4(weights.quantised(&in_file, [shape[0], shape[1]], rounding)?)
+            }
+            (_, Dtype::Bf16 | Dtype::Nf4) => Data::Bf16(weights.bf16_storage(&in_file, shape)?),
         };
         self.used.insert(in_file);
         Ok(Tensor::new(name, shape, data))

@@ -1,15 +1,22 @@
 //! A named tensor that is either frozen, in any storage, or trainable, with an f32 gradient beside it.
 
 use half::bf16;
-use taiyi_kernels::{Nf4, Weight};
+use taiyi_kernels::{Nf4, Storage, Weight};
 
 use crate::batch::Parameter;
 
 /// How the values are stored.
 pub(crate) enum Data {
-    F32(Vec<f32>),
-    Bf16(Vec<bf16>),
+    F32(Storage<f32>),
+    Bf16(Storage<bf16>),
     Nf4(Nf4),
+}
+
+impl Data {
+    /// Values in memory of their own.
+    pub(crate) fn f32(values: Vec<f32>) -> Data {
+        Data::F32(values.into())
+    }
 }
 
 /// A named tensor.
@@ -28,7 +35,7 @@ impl Tensor {
 
     pub(crate) fn f32(name: impl Into<String>, shape: &[usize], values: Vec<f32>) -> Tensor {
         assert_eq!(values.len(), shape.iter().product::<usize>(), "values fill the shape");
-        Tensor::new(name, shape, Data::F32(values))
+        Tensor::new(name, shape, Data::f32(values))
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -55,7 +62,7 @@ impl Tensor {
     /// The values as f32, whatever the storage.
     pub(crate) fn dense(&self) -> Vec<f32> {
         match &self.data {
-            Data::F32(v) => v.clone(),
+            Data::F32(v) => v.to_vec(),
             Data::Bf16(v) => v.iter().map(|x| x.to_f32()).collect(),
             Data::Nf4(v) => {
                 let mut values = vec![0.0; self.len()];
@@ -69,8 +76,11 @@ impl Tensor {
     pub(crate) fn replace(&mut self, values: Vec<f32>) {
         assert_eq!(values.len(), self.len(), "values fill the shape");
         self.data = match &self.data {
-            Data::F32(_) => Data::F32(values),
-            Data::Bf16(_) => Data::Bf16(values.into_iter().map(bf16::from_f32).collect()),
+            Data::F32(_) => Data::f32(values),
+            Data::Bf16(_) => {
+                let rounded: Vec<bf16> = values.into_iter().map(bf16::from_f32).collect();
+                Data::Bf16(rounded.into())
+            }
             Data::Nf4(_) => Data::Nf4(Nf4::quantize(&values, self.shape[0], self.shape[1], true)),
         };
     }
@@ -81,8 +91,12 @@ impl Tensor {
 
     /// Makes the tensor trainable; values in another storage become f32 masters.
     pub(crate) fn train(&mut self) {
-        if !matches!(self.data, Data::F32(_)) {
-            self.data = Data::F32(self.dense());
+        match &mut self.data {
+            // What lies in a file is copied: it is going to be written.
+            Data::F32(values) => {
+                values.to_mut();
+            }
+            _ => self.data = Data::f32(self.dense()),
         }
         if self.grad.is_none() {
             self.grad = Some(vec![0.0; self.len()]);
@@ -116,13 +130,13 @@ impl Tensor {
     pub(crate) fn parameter(&mut self) -> Option<Parameter<'_>> {
         match (&mut self.data, &mut self.grad) {
             (Data::F32(data), Some(grad)) => {
-                Some(Parameter { name: &self.name, shape: &self.shape, data, grad })
+                Some(Parameter { name: &self.name, shape: &self.shape, data: data.to_mut(), grad })
             }
             _ => None,
         }
     }
 
-    /// Bytes held: values, and the gradient if there is one.
+    /// Bytes of the values, in memory or in a mapped file, and of the gradient if there is one.
     pub(crate) fn bytes(&self) -> (usize, usize) {
         let values = match &self.data {
             Data::F32(v) => v.len() * 4,

@@ -37,7 +37,10 @@ impl TokenizerConfig {
     pub(crate) fn read(dir: &Path) -> Result<Self, TokenizerError> {
         let path = dir.join("tokenizer_config.json");
         if !path.exists() {
-            return Ok(Self::default());
+            let vocabulary = super::gguf::of_path(dir)?;
+            return Ok(vocabulary
+                .map(|(_, vocabulary)| super::gguf::config(&vocabulary))
+                .unwrap_or_default());
         }
         let mut fields: Map<String, Value> =
             serde_json::from_slice(&read_file(&path)?).map_err(|e| TokenizerError::json(&path, e))?;

@@ -50,6 +50,9 @@ pub enum TokenizerError {
         /// What to do.
         hint: String,
     },
+    /// A GGUF file breaks its format.
+    #[error(transparent)]
+    Weights(Box<crate::error::Error>),
     /// A pre-tokenisation pattern is not a regular expression this crate can run.
     #[error("{}: pre-tokenisation pattern: {reason}", path.display())]
     Pattern {
@@ -113,6 +116,10 @@ pub enum TokenizerError {
 impl TokenizerError {
     pub(crate) fn io(path: &Path, source: std::io::Error) -> Self {
         Self::Io { path: path.to_owned(), source }
+    }
+
+    pub(crate) fn weights(error: crate::error::Error) -> Self {
+        Self::Weights(Box::new(error))
     }
 
     pub(crate) fn json(path: &Path, source: serde_json::Error) -> Self {

@@ -12,9 +12,11 @@ mod classes;
 mod config;
 mod error;
 mod foreign;
+mod gguf;
 mod json;
 mod merge;
 mod normal;
+mod pieces;
 mod ranks;
 mod split;
 mod stream;
@@ -31,6 +33,8 @@ pub use error::TokenizerError;
 pub use stream::DecodeStream;
 pub use train::{Trainer, TrainerOptions, TrainingInput, TrainingProgress, train_bpe};
 pub use write::TrainedTokenizer;
+
+use crate::weights::gguf::Vocabulary;
 
 use added::{AddedToken, AddedTokens};
 use bpe::ByteBpe;
@@ -66,18 +70,30 @@ impl Tokenizer {
     /// Loads the tokenizer of a model folder.
     ///
     /// Looked for, in this order: `tokenizer.json`; a `*.tiktoken` rank list (Qwen, first generation); a `tokenizer.model` that is
-    /// a rank list (GLM-4). `tokenizer_config.json` beside them names the special tokens.
+    /// a rank list (GLM-4). `tokenizer_config.json` beside them names the special tokens. A GGUF file, given itself or alone in its
+    /// folder, has a tokenizer of its own.
     ///
     /// # Errors
     ///
     /// None of these files, files that break their format, kinds of tokenizer that are not supported.
     pub fn load(dir: &Path) -> Result<Self, TokenizerError> {
+        if !dir.is_dir()
+            && let Some((file, vocabulary)) = gguf::of_path(dir)?
+        {
+            return Self::from_vocabulary(&file, &vocabulary);
+        }
         let config = TokenizerConfig::read(dir)?;
         let json = dir.join("tokenizer.json");
         if json.exists() {
             return Self::from_json(&json, &read_file(&json)?, &config);
         }
-        let path = rank_list(dir)?;
+        let path = match rank_list(dir) {
+            Err(none @ TokenizerError::NoTokenizer { .. }) => {
+                let (file, vocabulary) = gguf::of_path(dir)?.ok_or(none)?;
+                return Self::from_vocabulary(&file, &vocabulary);
+            }
+            found => found?,
+        };
         let bytes = read_file(&path)?;
         if !ranks::looks_like_ranks(&bytes) && path.extension().is_some_and(|e| e == "model") {
             return Err(TokenizerError::Unsupported {
@@ -109,6 +125,17 @@ impl Tokenizer {
         }
         let tokenizer = Self::assemble(&path, Kind::Bytes(Box::new(bpe)), added, &config)?;
         Ok(tokenizer.with_default_end())
+    }
+
+    /// Makes the tokenizer of a GGUF file; `path` is the file that errors name.
+    ///
+    /// # Errors
+    ///
+    /// Kinds and pre-tokenizers that are not supported, parts that do not fit together.
+    pub fn from_vocabulary(path: &Path, vocabulary: &Vocabulary) -> Result<Self, TokenizerError> {
+        let (bpe, added) = gguf::byte_level(path, vocabulary)?;
+        let config = gguf::config(vocabulary);
+        Self::assemble(path, Kind::Bytes(Box::new(bpe)), added, &config).map(Self::with_default_end)
     }
 
     fn from_json(path: &Path, bytes: &[u8], config: &TokenizerConfig) -> Result<Self, TokenizerError> {
@@ -309,6 +336,15 @@ impl Tokenizer {
         };
         Err(TokenizerError::DoesNotFit { tokenizer, model: model_vocab_size, hint })
     }
+}
+
+/// Makes the tokenizer part of a GGUF file from the tokenizer files of a model folder; `None` where there are none.
+///
+/// # Errors
+///
+/// Files that break their format, and tokenizers that GGUF cannot hold.
+pub fn gguf_vocabulary(dir: &Path) -> Result<Option<Vocabulary>, TokenizerError> {
+    gguf::of_folder(dir)
 }
 
 /// Largest tokenizer file read; the largest published ones are some 30 MB.

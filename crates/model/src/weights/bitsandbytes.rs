@@ -38,7 +38,9 @@ struct Nested {
 /// When parts are missing or do not fit together, and for the formats of bitsandbytes that this program does not have.
 pub(super) fn collect(weights: &mut Weights) -> Result<(), Error> {
     for name in weights.names() {
-        for (ending, format) in [(".quant_state.bitsandbytes__fp4", "FP4"), (".SCB", "8-bit format (LLM.int8)")] {
+        for (ending, format) in
+            [(".quant_state.bitsandbytes__fp4", "FP4"), (".SCB", "8-bit format (LLM.int8)")]
+        {
             let Some(base) = name.strip_suffix(ending) else { continue };
             return Err(Error::malformed(
                 &weights.path_of(name),
@@ -84,9 +86,9 @@ impl Stored {
         field("quant_type", &json!("nf4"))?;
         field("blocksize", &json!(NF4_BLOCK))?;
         let shape = state.get("shape").and_then(Value::as_array);
-        let shape: Option<Vec<usize>> = shape
-            .filter(|shape| shape.len() == 2)
-            .and_then(|shape| shape.iter().map(|n| n.as_u64().and_then(|n| usize::try_from(n).ok())).collect());
+        let shape: Option<Vec<usize>> = shape.filter(|shape| shape.len() == 2).and_then(|shape| {
+            shape.iter().map(|n| n.as_u64().and_then(|n| usize::try_from(n).ok())).collect()
+        });
         let elements = shape.as_deref().and_then(|shape| shape[0].checked_mul(shape[1]));
         let (Some(shape), Some(elements)) = (shape, elements) else {
             let found = state.get("shape").unwrap_or(&Value::Null).to_string();
@@ -97,7 +99,11 @@ impl Stored {
         let (codes, _) = part("")?;
         let bytes = codes.end - codes.begin;
         if bytes != elements.div_ceil(2) {
-            return Err(wrong("", format!("{} bytes for shape {shape:?}", elements.div_ceil(2)), bytes.to_string()));
+            return Err(wrong(
+                "",
+                format!("{} bytes for shape {shape:?}", elements.div_ceil(2)),
+                bytes.to_string(),
+            ));
         }
         let expect = |name: &str, dtype: ElementType, count: usize| -> Result<Entry, Error> {
             let (entry, found) = part(name)?;
@@ -151,7 +157,8 @@ impl Stored {
                 })
             }
         };
-        Nf4::from_parts(self.shape[0], self.shape[1], codes, absmax).map_err(Error::kernels(&weights.path_of(name)))
+        Nf4::from_parts(self.shape[0], self.shape[1], codes, absmax)
+            .map_err(Error::kernels(&weights.path_of(name)))
     }
 }
 

@@ -64,10 +64,12 @@ pub(super) fn hugging_face_name(path: &Path, name: &str) -> Result<Option<String
         "version" => return Ok(None),
         "output_projection.weight" => return Ok(Some(part.to_owned())),
         "embed_tokens.weight" | "embed_positions.weight" | "layer_norm.weight" | "layer_norm.bias" => true,
-        _ => part.strip_prefix("layers.").and_then(|rest| rest.split_once('.')).is_some_and(|(layer, rest)| {
-            let module = rest.strip_suffix(".weight").or_else(|| rest.strip_suffix(".bias"));
-            layer.parse::<u32>().is_ok() && module.is_some_and(|module| BLOCK.contains(&module))
-        }),
+        _ => {
+            part.strip_prefix("layers.").and_then(|rest| rest.split_once('.')).is_some_and(|(layer, rest)| {
+                let module = rest.strip_suffix(".weight").or_else(|| rest.strip_suffix(".bias"));
+                layer.parse::<u32>().is_ok() && module.is_some_and(|module| BLOCK.contains(&module))
+            })
+        }
     };
     if known {
         return Ok(Some(format!("biogpt.{part}")));
@@ -95,7 +97,9 @@ pub fn config(dir: &Path) -> Result<Option<Map<String, Json>>, Error> {
     }
     let root = |key: &str| pickle.field(pickle.root, key).filter(|v| *v != Value::None);
     let arguments = root("args").or_else(|| pickle.field(root("cfg")?, "model"));
-    Arguments { path: &path, pickle: &pickle, value: arguments.unwrap_or(Value::None) }.config(&weights).map(Some)
+    Arguments { path: &path, pickle: &pickle, value: arguments.unwrap_or(Value::None) }
+        .config(&weights)
+        .map(Some)
 }
 
 /// The arguments of the training run: an `argparse.Namespace` or a dictionary.
@@ -125,11 +129,16 @@ impl Arguments<'_> {
         ] {
             let found = self.size(key)?.unwrap_or(expected);
             if found != expected {
-                return Err(self.wrong(key, &format!("{expected}, as the tensors have it"), found.to_string()));
+                return Err(self.wrong(
+                    key,
+                    &format!("{expected}, as the tensors have it"),
+                    found.to_string(),
+                ));
             }
         }
         let heads = self.size("decoder_attention_heads")?;
-        let heads = heads.ok_or_else(|| self.wrong("decoder_attention_heads", "a number", "nothing".to_owned()))?;
+        let heads =
+            heads.ok_or_else(|| self.wrong("decoder_attention_heads", "a number", "nothing".to_owned()))?;
         let tied = match self.flag("share_decoder_input_output_embed")? {
             Some(tied) => tied,
             None => !weights.contains("output_projection.weight"),
@@ -170,7 +179,12 @@ impl Arguments<'_> {
     }
 
     fn wrong(&self, key: &str, expected: &str, found: String) -> Error {
-        Error::Config { path: self.path.to_owned(), key: key.to_owned(), expected: expected.to_owned(), found }
+        Error::Config {
+            path: self.path.to_owned(),
+            key: key.to_owned(),
+            expected: expected.to_owned(),
+            found,
+        }
     }
 
     fn get(&self, key: &str) -> Option<Value> {

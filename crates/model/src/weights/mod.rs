@@ -1,4 +1,4 @@
-//! Reading and writing of weight files: safetensors and `pytorch_model.bin` (single and sharded), fairseq checkpoints, and
+//! Reading and writing of weight files: safetensors and `pytorch_model.bin` (single and sharded), fairseq checkpoints, GGUF, and
 //! matrices that bitsandbytes stored in 4 bits.
 //!
 //! This module knows file formats and nothing about architectures. Files come from strangers: every length and offset
@@ -6,17 +6,20 @@
 
 use std::{
     collections::BTreeMap,
+    ops::Range,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
-use half::{bf16, f16};
+use half::bf16;
 use serde_json::Value;
-use taiyi_kernels::{MappedFile, Nf4};
+use taiyi_kernels::{Element, FloatBytes, MappedFile, MappedSlice, Nf4, Precision, Storage};
 
 use crate::error::Error;
 
 pub mod bitsandbytes;
 pub mod fairseq;
+pub mod gguf;
 mod pickle;
 mod place;
 mod pytorch;
@@ -94,11 +97,13 @@ pub(crate) struct Entry {
     shape: Vec<usize>,
     begin: usize,
     end: usize,
+    /// How the values are worked out, where they do not lie in the file as they are.
+    packed: Option<gguf::Packed>,
 }
 
 struct Shard {
     path: PathBuf,
-    map: MappedFile,
+    map: Arc<MappedFile>,
 }
 
 /// The tensors of a checkpoint, mapped into memory and read on demand.
@@ -111,26 +116,30 @@ pub struct Weights {
     quantised: BTreeMap<String, bitsandbytes::Stored>,
 }
 
-/// One tensor of a file: row-major little-endian elements.
+/// One tensor of a file: row-major little-endian elements, or a recipe for them (GGUF).
 #[derive(Debug, Clone, Copy)]
 pub struct TensorView<'a> {
-    /// Type of the elements.
+    /// Type of the elements; F32 where they are worked out.
     pub dtype: ElementType,
     /// Shape, outermost first.
     pub shape: &'a [usize],
-    /// The elements; not necessarily aligned.
+    /// The elements, not necessarily aligned; nothing where they are worked out: read those with [`TensorView::to_f32`] or
+    /// [`TensorView::read_rows`], which know both.
     pub bytes: &'a [u8],
+    /// How they are worked out, from all of the file.
+    packed: Option<(&'a gguf::Packed, &'a [u8])>,
 }
 
 /// File names looked for in a model folder, in order.
 const SOUGHT: &str = "model.safetensors, model.safetensors.index.json, pytorch_model.bin, pytorch_model.bin.index.json, \
-    checkpoint.pt";
+    checkpoint.pt, one .gguf file";
 
 /// Bytes of an index of shards: some hundred a tensor.
 const MAX_INDEX: u64 = 64 << 20;
 
 impl Weights {
-    /// Opens the weights of a model folder, in any of the layouts Hugging Face writes, or a fairseq checkpoint in it.
+    /// Opens the weights of a model folder, in any of the layouts Hugging Face writes, or a fairseq checkpoint in it, or a GGUF
+    /// file, given itself or alone in its folder.
     ///
     /// # Errors
     /// When there are none, or a file breaks its format or lies outside the folder.
@@ -152,10 +161,13 @@ impl Weights {
             weights.add_of(dir, &checkpoint)?;
             return weights.collected();
         }
+        if let Some(file) = gguf::find(dir)? {
+            return Weights::open_file(&file);
+        }
         Err(Error::NoWeights { path: dir.to_owned(), expected: SOUGHT })
     }
 
-    /// Opens one `.safetensors`, `.bin` or `.pt` file.
+    /// Opens one `.safetensors`, `.bin`, `.pt` or `.gguf` file.
     ///
     /// # Errors
     /// When it cannot be read or breaks its format.
@@ -185,8 +197,11 @@ impl Weights {
     fn add(&mut self, path: &Path) -> Result<(), Error> {
         let map = MappedFile::open(path).map_err(Error::kernels(path))?;
         let file = self.files.len();
-        let entries = if path.extension().is_some_and(|e| e == "safetensors") {
+        let ending = path.extension().unwrap_or_default();
+        let entries = if ending == "safetensors" {
             safetensors::read(path, &map, file)?
+        } else if ending.eq_ignore_ascii_case("gguf") {
+            gguf::read(path, &map, file)?
         } else {
             pytorch::read(path, &map, file)?
         };
@@ -202,7 +217,7 @@ impl Weights {
             }
             self.tensors.insert(name, entry);
         }
-        self.files.push(Shard { path: path.to_owned(), map });
+        self.files.push(Shard { path: path.to_owned(), map: Arc::new(map) });
         Ok(())
     }
 
@@ -316,6 +331,59 @@ impl Weights {
         stored.read(self, name).map(Some)
     }
 
+    /// As [`Weights::f32`], used where it lies in the file when that is possible.
+    pub(crate) fn f32_storage(&self, name: &str, shape: &[usize]) -> Result<Storage<f32>, Error> {
+        match self.mapped(name, shape, ElementType::F32)? {
+            Some(slice) => Ok(Storage::Mapped(slice)),
+            None => Ok(self.f32(name, shape)?.into()),
+        }
+    }
+
+    /// As [`Weights::bf16`], used where it lies in the file when that is possible.
+    pub(crate) fn bf16_storage(&self, name: &str, shape: &[usize]) -> Result<Storage<bf16>, Error> {
+        match self.mapped(name, shape, ElementType::Bf16)? {
+            Some(slice) => Ok(Storage::Mapped(slice)),
+            None => Ok(self.bf16(name, shape)?.into()),
+        }
+    }
+
+    fn mapped<T: Element>(
+        &self,
+        name: &str,
+        shape: &[usize],
+        dtype: ElementType,
+    ) -> Result<Option<MappedSlice<T>>, Error> {
+        let Some(entry) = self.tensors.get(name).filter(|_| !self.quantised.contains_key(name)) else {
+            return Ok(None);
+        };
+        self.expect_shape(name, shape, &entry.shape)?;
+        if entry.dtype != dtype || entry.packed.is_some() {
+            return Ok(None);
+        }
+        Ok(MappedSlice::new(&self.files[entry.file].map, entry.begin..entry.end))
+    }
+
+    /// Reads a matrix (rows, cols) as NF4 with double quantisation: as it is stored in 4 bits, or quantised block by block from the
+    /// bytes of the file, each number rounded to bf16 first where `rounding` says so.
+    ///
+    /// # Errors
+    /// As [`Weights::floats`].
+    pub(crate) fn quantised(&self, name: &str, shape: [usize; 2], rounding: Precision) -> Result<Nf4, Error> {
+        if let Some(matrix) = self.nf4(name, &shape)? {
+            return Ok(matrix);
+        }
+        let view = self.get_shaped(name, &shape)?;
+        let [rows, cols] = shape;
+        if let Some(bytes) = view.float_bytes() {
+            return Ok(Nf4::quantize_bytes(bytes, rounding, rows, cols, true));
+        }
+        let values = match rounding {
+            Precision::F32 => self.f32(name, &shape)?,
+            Precision::Bf16 => self.bf16(name, &shape)?.into_iter().map(bf16::to_f32).collect(),
+        };
+        Ok(Nf4::quantize(&values, rows, cols, true))
+    }
+
     fn expect_shape(&self, name: &str, expected: &[usize], found: &[usize]) -> Result<(), Error> {
         if found == expected {
             return Ok(());
@@ -330,8 +398,10 @@ impl Weights {
 
     /// A tensor's view by its place.
     fn view<'a>(&'a self, entry: &'a Entry) -> TensorView<'a> {
-        let bytes = &self.files[entry.file].map[entry.begin..entry.end];
-        TensorView { dtype: entry.dtype, shape: &entry.shape, bytes }
+        let file: &[u8] = &self.files[entry.file].map;
+        let bytes = &file[entry.begin..entry.end];
+        let packed = entry.packed.as_ref().map(|packed| (packed, file));
+        TensorView { dtype: entry.dtype, shape: &entry.shape, bytes, packed }
     }
 
     fn wrong_type(&self, name: &str, view: TensorView<'_>) -> Error {
@@ -362,26 +432,52 @@ impl Weights {
 impl TensorView<'_> {
     /// The elements as f32, where the type is a floating-point one.
     pub fn to_f32(&self) -> Option<Vec<f32>> {
-        fn each<const N: usize>(bytes: &[u8], f: impl Fn([u8; N]) -> f32) -> Vec<f32> {
-            bytes.as_chunks::<N>().0.iter().map(|c| f(*c)).collect()
+        if let Some((packed, file)) = self.packed {
+            return Some(packed.read(file));
+        }
+        let bytes = self.float_bytes()?;
+        let mut values = vec![0.0; bytes.len()];
+        bytes.to_f32(&mut values);
+        Some(values)
+    }
+
+    /// The elements as they lie in the file, where the type is a floating-point one and they need not be worked out.
+    fn float_bytes(&self) -> Option<FloatBytes<'_>> {
+        if self.packed.is_some() {
+            return None;
         }
         match self.dtype {
-            ElementType::F32 => Some(each(self.bytes, f32::from_le_bytes)),
-            ElementType::F64 => Some(each(self.bytes, |b| f64::from_le_bytes(b) as f32)),
-            ElementType::F16 => Some(each(self.bytes, |b| f16::from_le_bytes(b).to_f32())),
-            ElementType::Bf16 => Some(each(self.bytes, |b| bf16::from_le_bytes(b).to_f32())),
+            ElementType::F64 => Some(FloatBytes::F64(self.bytes)),
+            ElementType::F32 => Some(FloatBytes::F32(self.bytes)),
+            ElementType::F16 => Some(FloatBytes::F16(self.bytes)),
+            ElementType::Bf16 => Some(FloatBytes::Bf16(self.bytes)),
             _ => None,
         }
     }
 
+    /// Reads some rows as f32, a row being all elements of one outermost index; `false` where the type is not a
+    /// floating-point one.
+    pub fn read_rows(&self, rows: Range<usize>, out: &mut [f32]) -> bool {
+        if let Some((packed, file)) = self.packed {
+            packed.read_rows(file, rows, out);
+            return true;
+        }
+        let row = self.shape.get(1..).unwrap_or_default().iter().product::<usize>() * self.dtype.size();
+        let bytes = &self.bytes[rows.start * row..rows.end * row];
+        let part = TensorView { bytes, ..*self };
+        let Some(values) = part.to_f32() else { return false };
+        out.copy_from_slice(&values);
+        true
+    }
+
     /// The elements as bf16, where the type is a floating-point one.
     pub fn to_bf16(&self) -> Option<Vec<bf16>> {
-        match self.dtype {
-            ElementType::Bf16 => {
-                Some(self.bytes.as_chunks::<2>().0.iter().map(|c| bf16::from_le_bytes(*c)).collect())
-            }
-            _ => Some(self.to_f32()?.into_iter().map(bf16::from_f32).collect()),
-        }
+        let Some(bytes) = self.float_bytes() else {
+            return Some(self.to_f32()?.into_iter().map(bf16::from_f32).collect());
+        };
+        let mut values = vec![bf16::ZERO; bytes.len()];
+        bytes.to_bf16(&mut values);
+        Some(values)
     }
 
     /// The elements as i64, where the type is an integer one.

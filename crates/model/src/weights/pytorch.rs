@@ -293,7 +293,7 @@ fn entry(
     let to = from.zip(whole(elements)).and_then(|(from, n)| from.checked_add(n)).filter(|&to| to <= end);
     match (from, to) {
         (Some(from), Some(to)) if tensor.shape.len() == tensor.strides.len() => {
-            Ok(Entry { file, dtype: *dtype, shape: tensor.shape.clone(), begin: from, end: to })
+            Ok(Entry { file, dtype: *dtype, shape: tensor.shape.clone(), begin: from, end: to, packed: None })
         }
         _ => Err(wrong(
             format!(

@@ -70,7 +70,10 @@ pub(super) fn read(path: &Path, bytes: &[u8], file: usize) -> Result<Vec<(String
                 format!("{} bytes", end - begin),
             ));
         }
-        entries.push((name, Entry { file, dtype, shape, begin: data_begin + begin, end: data_begin + end }));
+        entries.push((
+            name,
+            Entry { file, dtype, shape, begin: data_begin + begin, end: data_begin + end, packed: None },
+        ));
     }
     check_cover(path, &entries, data_begin, bytes.len())?;
     entries.sort_by(|a, b| a.0.cmp(&b.0));

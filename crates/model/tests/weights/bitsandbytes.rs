@@ -189,7 +189,9 @@ fn what_is_written_is_what_is_read() {
     let matrices: Vec<(String, Nf4)> = [(37, 53), (64, 128), (5, 7)]
         .into_iter()
         .enumerate()
-        .map(|(i, (rows, cols))| (format!("layer.{i}.weight"), Nf4::quantize(&values(rows * cols), rows, cols, i != 1)))
+        .map(|(i, (rows, cols))| {
+            (format!("layer.{i}.weight"), Nf4::quantize(&values(rows * cols), rows, cols, i != 1))
+        })
         .collect();
     let mut writer = SafetensorsWriter::default();
     writer.add("norm.weight", ElementType::Bf16, &[3], || vec![1.0, 2.5, -3.0]);

@@ -81,8 +81,14 @@ fn checkpoint(tensors: &[Tensor], form: Form, arguments: &Value) -> Pickle {
         // A class of a task's own among the attributes, and one made by a call.
         Form::Namespace => {
             let p = pickle.text("args").global("argparse", "Namespace").op(b")\x81").op(b"}(");
-            let p = p.text("task_class").object("my_tasks.language_modeling", "Prompt", &json!({"prefix": "x"}));
-            let p = p.text("backend").global("fairseq.dataclass.constants", "DDP_BACKEND").op(b"(").text("c10d").op(b"tR");
+            let p =
+                p.text("task_class").object("my_tasks.language_modeling", "Prompt", &json!({"prefix": "x"}));
+            let p = p
+                .text("backend")
+                .global("fairseq.dataclass.constants", "DDP_BACKEND")
+                .op(b"(")
+                .text("c10d")
+                .op(b"tR");
             let fields = arguments.as_object().unwrap();
             fields.iter().fold(p, |p, (k, v)| p.text(k).json(v)).op(b"ub").text("cfg").op(b"N")
         }
@@ -95,19 +101,24 @@ fn checkpoint(tensors: &[Tensor], form: Form, arguments: &Value) -> Pickle {
     let history = json!([{"criterion_name": "CrossEntropyCriterion", "num_updates": 5}]);
     let pickle = pickle.text("optimizer_history").json(&history).text("extra_state").op(b"}(");
     // Meters are objects of fairseq's classes.
-    let pickle = pickle.text("metrics").object("fairseq.logging.meters", "MetersDict", &json!({"default": [1, 2]}));
+    let pickle =
+        pickle.text("metrics").object("fairseq.logging.meters", "MetersDict", &json!({"default": [1, 2]}));
     let pickle = pickle.text("scale").global("numpy.core.multiarray", "scalar").op(b"(N").text("x").op(b"tR");
     pickle.op(b"u").op(b"u")
 }
 
 fn zipped(pickle: Pickle, tensors: &[Tensor]) -> Vec<u8> {
-    let storages: Vec<_> = tensors.iter().enumerate().map(|(i, t)| (i.to_string(), t.bytes.clone())).collect();
+    let storages: Vec<_> =
+        tensors.iter().enumerate().map(|(i, t)| (i.to_string(), t.bytes.clone())).collect();
     archive(pickle.bytes(), &storages)
 }
 
 fn chained(pickle: Pickle, tensors: &[Tensor]) -> Vec<u8> {
-    let storages: Vec<_> =
-        tensors.iter().enumerate().map(|(i, t)| (i.to_string(), t.bytes.len() / 4, t.bytes.clone())).collect();
+    let storages: Vec<_> = tensors
+        .iter()
+        .enumerate()
+        .map(|(i, t)| (i.to_string(), t.bytes.len() / 4, t.bytes.clone()))
+        .collect();
     legacy(pickle.bytes(), &storages)
 }
 
@@ -121,7 +132,9 @@ fn refuse(bytes: &[u8], parts: &[&str]) {
     let dir = folder(bytes);
     let error = match Weights::open(dir.path()) {
         Err(error) => error,
-        Ok(_) => fairseq::config(dir.path()).map(|config| panic!("{parts:?}: was accepted: {config:?}")).unwrap_err(),
+        Ok(_) => fairseq::config(dir.path())
+            .map(|config| panic!("{parts:?}: was accepted: {config:?}"))
+            .unwrap_err(),
     };
     let text = error.to_string();
     assert!(!text.contains('\n') && text.len() < 1000 && text.contains("checkpoint.pt"), "{text}");

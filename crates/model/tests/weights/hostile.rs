@@ -65,7 +65,9 @@ fn headers_of_garbage() {
     refuse(SAFE, &nested("[", 1_000_000), &["a JSON object"]);
     refuse(SAFE, &nested("{\"a\":", 1_000_000), &["not valid JSON"]);
     refuse(SAFE, &safetensors(&format!("{{\"a\":{}", "[".repeat(1_000_000)), b""), &["not valid JSON"]);
-    let inside = |value: &str| safetensors(&format!(r#"{{"a":{{"dtype":"F32","shape":{value},"data_offsets":[0,4]}}}}"#), &[0; 4]);
+    let inside = |value: &str| {
+        safetensors(&format!(r#"{{"a":{{"dtype":"F32","shape":{value},"data_offsets":[0,4]}}}}"#), &[0; 4])
+    };
     refuse(SAFE, &inside(&"[".repeat(1_000_000)), &["not valid JSON"]);
     let deep = format!("{}{}", "[".repeat(100), "]".repeat(100));
     refuse(SAFE, &inside(&deep), &["`shape`", "an array of something else"]);
@@ -82,7 +84,9 @@ fn headers_of_garbage() {
 
 #[test]
 fn tensors_that_overlap_or_are_there_twice() {
-    let entry = |begin: usize, end: usize| format!(r#"{{"dtype":"F32","shape":[{}],"data_offsets":[{begin},{end}]}}"#, (end - begin) / 4);
+    let entry = |begin: usize, end: usize| {
+        format!(r#"{{"dtype":"F32","shape":[{}],"data_offsets":[{begin},{end}]}}"#, (end - begin) / 4)
+    };
     let two = |a: String, b: String| safetensors(&format!(r#"{{"a":{a},"b":{b}}}"#), &[0; 16]);
     refuse(SAFE, &two(entry(0, 12), entry(8, 16)), &["overlap"]);
     refuse(SAFE, &two(entry(0, 16), entry(0, 16)), &["overlap"]);
@@ -108,7 +112,8 @@ fn pickles_that_run_code() {
     both_layouts(call("builtins", "exec"), &["the global `builtins.exec`", "refused"]);
     both_layouts(call("torch.hub", "load"), &["the global `torch.hub.load`", "refused"]);
     // By way of the stack, as newer protocols name things.
-    let stacked = Pickle::new().text("posix").text("system").op(b"\x93").op(b"(").text("true").op(b"tR").bytes();
+    let stacked =
+        Pickle::new().text("posix").text("system").op(b"\x93").op(b"(").text("true").op(b"tR").bytes();
     both_layouts(stacked, &["the global `posix.system`", "refused"]);
     // A class that does nothing is not called either, and has no place among bare tensors.
     both_layouts(call("collections", "Counter"), &["a dictionary of tensors"]);
@@ -149,13 +154,21 @@ fn pickles_that_eat_memory() {
 #[test]
 fn pickles_that_multiply() {
     let shape = (0..1_000_000).fold(Pickle::new().op(b"("), |p, _| p.op(b"K\x01")).op(b"tq\x010");
-    let storage = |p: Pickle| p.op(b"(").text("storage").global("torch", "FloatStorage").text("0").text("cpu").int(1).op(b"tQq\x020");
-    let tensors = (0..200_000).fold(storage(shape), |p, _| {
-        p.op(b"ctorch._utils\n_rebuild_tensor_v2\n(h\x02K\x00h\x01h\x01tR0")
-    });
+    let storage = |p: Pickle| {
+        p.op(b"(")
+            .text("storage")
+            .global("torch", "FloatStorage")
+            .text("0")
+            .text("cpu")
+            .int(1)
+            .op(b"tQq\x020")
+    };
+    let tensors = (0..200_000)
+        .fold(storage(shape), |p, _| p.op(b"ctorch._utils\n_rebuild_tensor_v2\n(h\x02K\x00h\x01h\x01tR0"));
     both_layouts(tensors.bytes(), &["at most 64 dimensions"]);
     let name = Pickle::new().text(&"k".repeat(1_000_000)).op(b"q\x010");
-    let storages = (0..200_000).fold(name, |p, _| p.op(b"(U\x07storagectorch\nFloatStorage\nh\x01h\x01K\x01tQ0"));
+    let storages =
+        (0..200_000).fold(name, |p, _| p.op(b"(U\x07storagectorch\nFloatStorage\nh\x01h\x01K\x01tQ0"));
     both_layouts(storages.bytes(), &["a name of at most 512 bytes"]);
     let name = Pickle::new().text(&"k".repeat(1_000_000)).op(b"q\x010}(");
     let entries = (0..500_000).fold(name, |p, _| p.op(b"h\x01N")).op(b"u");
@@ -240,7 +253,9 @@ fn escape() -> (tempfile::TempDir, std::path::PathBuf) {
 fn an_index_that_reaches_outside() {
     let (_keep, model) = escape();
     let index = model.join("model.safetensors.index.json");
-    for name in ["../secret.safetensors", "/etc/passwd", "..", "", "a/b.safetensors", "..\\secret.safetensors"] {
+    for name in
+        ["../secret.safetensors", "/etc/passwd", "..", "", "a/b.safetensors", "..\\secret.safetensors"]
+    {
         std::fs::write(&index, json!({"weight_map": {"a": name}}).to_string()).unwrap();
         refuse_with(&["index.json", "the file name"], || Weights::open(&model).err());
     }

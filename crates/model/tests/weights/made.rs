@@ -78,7 +78,8 @@ impl Pickle {
     /// A contiguous tensor over a whole storage, as `torch.save` describes it.
     pub(crate) fn tensor(self, key: &str, storage: &str, shape: &[usize]) -> Self {
         let elements: usize = shape.iter().product();
-        let sizes = |p: Self, sizes: &[usize]| sizes.iter().fold(p.op(b"("), |p, &n| p.int(n as i32)).op(b"t");
+        let sizes =
+            |p: Self, sizes: &[usize]| sizes.iter().fold(p.op(b"("), |p, &n| p.int(n as i32)).op(b"t");
         let mut strides = vec![1; shape.len()];
         for i in (1..shape.len()).rev() {
             strides[i - 1] = strides[i] * shape[i];

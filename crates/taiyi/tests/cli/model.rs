@@ -111,7 +111,8 @@ fn a_model_exported_in_four_bits_is_the_model_in_four_bits() {
         Weights::open_file(&place.path(name)).unwrap().get("logits_0").unwrap().to_f32().unwrap()
     };
     for (verb, adapter) in [("export", ""), ("quantize", "--adapter adapter")] {
-        let ran = place.taiyi(&format!("model {verb} --model model {adapter} --to bnb-nf4 --out four")).fine();
+        let ran =
+            place.taiyi(&format!("model {verb} --model model {adapter} --to bnb-nf4 --out four")).fine();
         assert_eq!(ran.stdout, "four\n");
         let files = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"];
         assert_eq!(place.names("four"), files);

@@ -1,0 +1,180 @@
+//! LLaMA 1 to 3: the rows of query and key are kept for interleaved rotation, and llama3's scaling of the frequencies is a
+//! tensor of divisors.
+
+use super::{
+    Architecture, Described, More,
+    Rows::{Key, Query, Same},
+    Sizes, Tensor, llama_like, same,
+};
+use crate::{config::Keys, error::Error};
+
+pub(super) const ARCHITECTURE: Architecture = Architecture {
+    model_type: "llama",
+    name: "llama",
+    sign: "token_embd.weight",
+    tensors: TENSORS,
+    buffers: &["rotary_emb.inv_freq"],
+    described: &[DIVISORS],
+    optional_prefix: "",
+    tied: false,
+    sizes: llama_like,
+    more,
+    config,
+};
+
+const TENSORS: &[Tensor] = &[
+    same("model.embed_tokens.weight", &[("token_embd.weight", Same)]),
+    same("model.layers.{}.input_layernorm.weight", &[("blk.{}.attn_norm.weight", Same)]),
+    same("model.layers.{}.self_attn.q_proj.weight", &[("blk.{}.attn_q.weight", Query)]),
+    same("model.layers.{}.self_attn.q_proj.bias", &[("blk.{}.attn_q.bias", Query)]).optional(),
+    same("model.layers.{}.self_attn.k_proj.weight", &[("blk.{}.attn_k.weight", Key)]),
+    same("model.layers.{}.self_attn.k_proj.bias", &[("blk.{}.attn_k.bias", Key)]).optional(),
+    same("model.layers.{}.self_attn.v_proj.weight", &[("blk.{}.attn_v.weight", Same)]),
+    same("model.layers.{}.self_attn.v_proj.bias", &[("blk.{}.attn_v.bias", Same)]).optional(),
+    same("model.layers.{}.self_attn.o_proj.weight", &[("blk.{}.attn_output.weight", Same)]),
+    same("model.layers.{}.self_attn.o_proj.bias", &[("blk.{}.attn_output.bias", Same)]).optional(),
+    same("model.layers.{}.post_attention_layernorm.weight", &[("blk.{}.ffn_norm.weight", Same)]),
+    same("model.layers.{}.mlp.gate_proj.weight", &[("blk.{}.ffn_gate.weight", Same)]),
+    same("model.layers.{}.mlp.up_proj.weight", &[("blk.{}.ffn_up.weight", Same)]),
+    same("model.layers.{}.mlp.down_proj.weight", &[("blk.{}.ffn_down.weight", Same)]),
+    same("model.norm.weight", &[("output_norm.weight", Same)]),
+    same("lm_head.weight", &[("output.weight", Same)]).unless_tied(),
+];
+
+/// The tensor of divisors, one for each frequency.
+const DIVISORS: &str = "rope_freqs.weight";
+
+/// llama3's scaling: frequencies whose wavelength is over `original / low` are divided by `factor`, those under
+/// `original / high` stay, those between are mixed.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Scaling {
+    factor: f64,
+    low: f64,
+    high: f64,
+    /// Length the model was first trained on, in tokens.
+    original: f64,
+}
+
+impl Scaling {
+    /// What each of the frequencies `base^(-2i/turned)` is divided by.
+    fn divisors(&self, turned: usize, base: f64) -> Vec<f32> {
+        let frequency = |i: usize| base.powf(-2.0 * i as f64 / turned as f64);
+        (0..turned / 2)
+            .map(|i| {
+                let wavelength = std::f64::consts::TAU / frequency(i);
+                if wavelength < self.original / self.high {
+                    1.0
+                } else if wavelength > self.original / self.low {
+                    self.factor as f32
+                } else {
+                    let smooth = (self.original / wavelength - self.low) / (self.high - self.low);
+                    (1.0 / ((1.0 - smooth) / self.factor + smooth)) as f32
+                }
+            })
+            .collect()
+    }
+}
+
+fn scaling(keys: &Keys<'_>) -> Result<Option<Scaling>, Error> {
+    for name in ["rope_parameters", "rope_scaling"] {
+        let Some(scaling) = keys.object(name)? else { continue };
+        let kind = scaling.map.get("rope_type").or_else(|| scaling.map.get("type"));
+        match kind.and_then(|kind| kind.as_str()) {
+            None | Some("default") => {}
+            Some("llama3") => {
+                return Ok(Some(Scaling {
+                    factor: scaling.number(&["factor"], 8.0)?,
+                    low: scaling.number(&["low_freq_factor"], 1.0)?,
+                    high: scaling.number(&["high_freq_factor"], 4.0)?,
+                    original: scaling.number(&["original_max_position_embeddings"], 8192.0)?,
+                }));
+            }
+            Some(_) => return Err(scaling.refuse("rope_type", "\"default\" or \"llama3\"")),
+        }
+    }
+    Ok(None)
+}
+
+/// Metadata that llama.cpp has no use for, so that `rope_scaling` comes back as it was.
+const KEYS: [&str; 3] = [
+    ".rope.scaling.low_freq_factor",
+    ".rope.scaling.high_freq_factor",
+    ".rope.scaling.original_max_position_embeddings",
+];
+
+fn more(keys: &Keys<'_>, sizes: &Sizes) -> Result<More, Error> {
+    use crate::weights::gguf::write::Entry;
+    let mut more = More::default();
+    if let (Some(scaling), Some((turned, base))) = (scaling(keys)?, sizes.rope) {
+        more.vectors.push((DIVISORS.to_owned(), scaling.divisors(turned, base)));
+        let values = [scaling.low, scaling.high, scaling.original];
+        more.entries
+            .extend(KEYS.into_iter().zip(values).map(|(key, x)| (key.to_owned(), Entry::F32(x as f32))));
+    }
+    Ok(more)
+}
+
+fn config(file: &Described<'_>) -> Result<serde_json::Map<String, serde_json::Value>, Error> {
+    let mut config = file.llama_like("llama", "LlamaForCausalLM")?;
+    let has = |name: &str| file.header.tensors.contains_key(name);
+    config.insert("attention_bias".to_owned(), has("blk.0.attn_q.bias").into());
+    config.insert("mlp_bias".to_owned(), false.into());
+    if let Some(divisors) = file.header.tensors.get(DIVISORS) {
+        let mut found = vec![0.0; divisors.shape.iter().product()];
+        divisors.kind.unpack(&file.bytes[divisors.begin..divisors.end], &mut found);
+        let scaling = scaling_of(file, &found)?;
+        config.insert(
+            "rope_scaling".to_owned(),
+            serde_json::json!({
+                "rope_type": "llama3",
+                "factor": scaling.factor,
+                "low_freq_factor": scaling.low,
+                "high_freq_factor": scaling.high,
+                "original_max_position_embeddings": scaling.original as u64,
+            }),
+        );
+    }
+    Ok(config)
+}
+
+/// The scaling that gives these divisors: the one the metadata name, or that of the published models.
+fn scaling_of(file: &Described<'_>, found: &[f32]) -> Result<Scaling, Error> {
+    let (turned, base) = file.sizes.rope.unwrap_or((0, 10_000.0));
+    let factor = found.iter().fold(1.0, |most: f64, &d| most.max(f64::from(d)));
+    let mut scaling = Scaling { factor, low: 1.0, high: 4.0, original: 8192.0 };
+    for (key, value) in KEYS.into_iter().zip([&mut scaling.low, &mut scaling.high, &mut scaling.original]) {
+        *value = file.header.number(&format!("llama{key}"))?.unwrap_or(*value);
+    }
+    let expected = scaling.divisors(turned, base);
+    // Converters work in f32; a wrong parameter moves the mixed frequencies by far more.
+    let near = |(a, b): (&f32, &f32)| (a - b).abs() <= 1e-3 * b.abs();
+    if found.len() == expected.len() && found.iter().zip(&expected).all(near) {
+        return Ok(scaling);
+    }
+    Err(Error::malformed(
+        &file.header.path,
+        format!("tensor `{DIVISORS}`"),
+        format!("the {} divisors of llama3's scaling, factors 1 and 4 of length 8192", expected.len()),
+        format!("{} others, {:?} …", found.len(), &found[..found.len().min(4)]),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The worked values of the published scaling (factor 8, 1, 4, 8192; base 500000; heads of 128).
+    #[test]
+    fn divisors_of_llama_3_1() {
+        let scaling = Scaling { factor: 8.0, low: 1.0, high: 4.0, original: 8192.0 };
+        let divisors = scaling.divisors(128, 500_000.0);
+        assert_eq!(divisors.len(), 64);
+        // Wavelength 2 pi 500000^(2i/128): 2048 is passed between i = 28 (1956) and 29 (2402), 8192 between 34 and 35.
+        assert_eq!((divisors[0], divisors[28], divisors[35], divisors[63]), (1.0, 1.0, 8.0, 8.0));
+        let wavelength = std::f64::consts::TAU * 500_000.0_f64.powf(58.0 / 128.0);
+        let smooth = (8192.0 / wavelength - 1.0) / 3.0;
+        let mixed = ((1.0 - smooth) / 8.0 + smooth).recip() as f32;
+        assert!(divisors[29] == mixed && (1.0..8.0).contains(&mixed), "{mixed}");
+        assert!(divisors[29..35].windows(2).all(|pair| pair[0] < pair[1]));
+    }
+}
