@@ -18,7 +18,7 @@ pub mod plan;
 pub mod tokenizer;
 pub mod weights;
 
-pub use adapters::LoraConfig;
+pub use adapters::{LoraConfig, MergeReport};
 pub use batch::{Checkpoint, Logits, Loss, NOT_LEARNED, PackedBatch, Parameter, StepOptions};
 pub use config::DecoderConfig;
 pub use decoder::{Decoder, Dtype, KvCache};

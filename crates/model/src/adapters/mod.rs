@@ -2,8 +2,11 @@
 
 use std::sync::OnceLock;
 
+use half::bf16;
+use taiyi_kernels::Nf4;
+
 use crate::{
-    decoder::{Decoder, random::Random},
+    decoder::{Decoder, Dtype, random::Random},
     error::Error,
     layers::{
         linear::{Adapter, Linear, add_low_rank},
@@ -60,6 +63,22 @@ impl LoraConfig {
     }
 }
 
+/// What a merge did, over all merged layers together.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct MergeReport {
+    /// Merged layers.
+    pub layers: usize,
+    /// Root mean square of what the adapters added, as a share of that of the weights.
+    pub update: f64,
+    /// Root mean square of what rounding or quantising took from the exact sums, as a share of that of the weights. Where it is
+    /// not much smaller than `update`, the merge lost what was learned.
+    pub error: f64,
+}
+
+fn squares(values: impl Iterator<Item = f32>) -> f64 {
+    values.map(|v| f64::from(v) * f64::from(v)).sum()
+}
+
 /// The settings of the adapters that a model carries.
 pub(crate) type AdapterSettings = LoraConfig;
 
@@ -88,15 +107,37 @@ impl Decoder {
     }
 
     /// Folds the adapters into the weights, `W + s B A` (DoRA: rows rescaled to their magnitudes), and drops them. A weight
-    /// stays in its storage type: bf16 is rounded, NF4 quantised again.
-    pub fn merge(&mut self) {
+    /// stays in its storage type: bf16 is rounded, NF4 quantised again. Returns what that did, measured against the exact sums;
+    /// where the weights are going to be written in fewer bits than they are held in, `written` measures that instead.
+    pub fn merge(&mut self, written: Option<Dtype>) -> MergeReport {
+        let mut report = MergeReport::default();
+        let (mut weights, mut updates, mut losses) = (0.0, 0.0, 0.0);
         for linear in self.linears_mut() {
-            if let Some(adapter) = linear.adapter.take() {
-                let merged = merged(&linear.weight, &adapter);
-                linear.weight.replace(merged);
-            }
+            let Some(adapter) = linear.adapter.take() else { continue };
+            let before = linear.weight.dense();
+            let merged = merged(&linear.weight, &adapter);
+            updates += squares(merged.iter().zip(&before).map(|(a, b)| a - b));
+            weights += squares(merged.iter().copied());
+            let [rows, cols] = [linear.weight.shape[0], linear.weight.shape[1]];
+            let stored = match written {
+                None | Some(Dtype::F32) => None,
+                Some(Dtype::Bf16) => Some(merged.iter().map(|&v| bf16::from_f32(v).to_f32()).collect()),
+                Some(Dtype::Nf4) => {
+                    let mut values = vec![0.0; merged.len()];
+                    Nf4::quantize(&merged, rows, cols, true).dequantize_into(&mut values);
+                    Some(values)
+                }
+            };
+            linear.weight.replace(merged.clone());
+            let stored = stored.unwrap_or_else(|| linear.weight.dense());
+            losses += squares(stored.iter().zip(&merged).map(|(a, b)| a - b));
+            report.layers += 1;
         }
         self.adapter = None;
+        let ratio = |part: f64, whole: f64| if whole > 0.0 { (part / whole).sqrt() } else { 0.0 };
+        report.update = ratio(updates, weights);
+        report.error = ratio(losses, weights);
+        report
     }
 
     /// The settings of the adapters, if there are any.

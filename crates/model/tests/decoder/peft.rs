@@ -26,7 +26,8 @@ fn adapter_logits_and_merged_weights_agree() {
                 let expected = golden.floats(&format!("{sequence}.logits"));
                 assert_close(&what, &logits(&decoder, &ids), &expected, 5e-5);
             }
-            decoder.merge();
+            let report = decoder.merge(None);
+            assert!(report.layers > 0 && report.update > 1e-3 && report.error == 0.0, "{report:?}");
             assert!(decoder.lora().is_none());
             let mut compared = 0;
             for name in golden.names().iter().filter(|n| n.starts_with("merged.")) {

@@ -3,12 +3,12 @@
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
 use serde::{Deserialize, Serialize};
 use taiyi_infer::{BatchOptions, Event, Request, Sampling};
 use taiyi_model::tokenizer::Tokenizer;
 use taiyi_model::weights::{ElementType, SafetensorsWriter, write_atomically};
-use taiyi_model::{Decoder, DecoderConfig, Dtype, KvCache, Logits, Workspace};
+use taiyi_model::{Decoder, DecoderConfig, EncoderConfig, KvCache, Logits, Workspace};
 use taiyi_train::data::{Documents, TextItem};
 use taiyi_train::memory::{available_memory_bytes, human_bytes};
 use taiyi_train::recipe::Source;
@@ -19,6 +19,7 @@ use crate::loading::{Storage, check_folders, check_memory, inference_plan};
 use crate::terminal::{self, Progress};
 
 mod convert;
+mod encoder;
 
 use convert::{Conversion, convert};
 
@@ -54,7 +55,8 @@ enum Verb {
         #[arg(long)]
         json: bool,
     },
-    /// Logits of every position: `logits_0`, `logits_1`, … of shape (tokens, vocabulary), f32.
+    /// Logits of every position: `logits_0`, `logits_1`, … of shape (tokens, vocabulary), f32; of an encoder (tokens, labels) or
+    /// (labels).
     Logits {
         #[command(flatten)]
         checkpoint: Checkpoint,
@@ -201,6 +203,10 @@ fn make_parent(path: &Path) -> Result<(), Failure> {
 }
 
 fn logits(checkpoint: &Checkpoint, tokens: &Path, out: &Path) -> CommandResult {
+    check_folders(&checkpoint.model, checkpoint.adapter.as_deref())?;
+    if EncoderConfig::is_of(&checkpoint.model) {
+        return encoder::logits(checkpoint, tokens, out);
+    }
     let sequences = read_ids(tokens)?;
     let config = checkpoint.check(&sequences, tokens, None)?;
     let longest = sequences.iter().map(Vec::len).max().unwrap_or(0);
@@ -390,6 +396,9 @@ fn info(model: &Path, json: bool) -> CommandResult {
         has_weights: bool,
     }
     check_folders(model, None)?;
+    if EncoderConfig::is_of(model) {
+        return encoder::info(model, json);
+    }
     let (config, has_weights) = match Decoder::check(model) {
         Err(taiyi_model::Error::NoWeights { .. }) => (DecoderConfig::load(model)?, false),
         checked => (checked?, true),
