@@ -6,11 +6,7 @@ use std::path::Path;
 use serde_json::{Map, Value};
 use taiyi_kernels::Gelu;
 
-use crate::{
-    architectures,
-    error::Error,
-    weights::gguf::{self, Gguf},
-};
+use crate::{architectures, error::Error, weights::config_json};
 
 /// How a decoder is built. Names are those of Hugging Face; all sizes are element counts.
 #[derive(Debug, Clone, PartialEq)]
@@ -321,19 +317,13 @@ impl DecoderConfig {
         }
     }
 
-    /// Reads `config.json` of a model folder, or the metadata of a GGUF file.
+    /// Reads `config.json` of a model folder, or the metadata of a GGUF file, or what a fairseq checkpoint says.
     ///
     /// # Errors
     /// When the file cannot be read, is not JSON, names an unknown `model_type`, or a key is missing or out of range.
     pub fn load(dir: &Path) -> Result<DecoderConfig, Error> {
-        if let Some(file) = gguf::find(dir)? {
-            return DecoderConfig::from_json(&Gguf::open(&file)?.config()?, &file);
-        }
-        let path = dir.join("config.json");
-        let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
-        let value: Value =
-            serde_json::from_str(&text).map_err(|source| Error::Json { path: path.clone(), source })?;
-        DecoderConfig::from_json(&value, &path)
+        let (place, value) = config_json(dir)?;
+        DecoderConfig::from_json(&value, &place)
     }
 
     /// Reads a configuration in the layout of `config.json`; `place` is the file that errors name.

@@ -111,7 +111,7 @@ pub(crate) fn check_folders(model: &Path, adapter: Option<&Path>) -> Result<(), 
     ] {
         let Some(folder) = folder else { continue };
         let is_one = match file {
-            "config.json" => taiyi_model::weights::is_model_folder(folder),
+            "config.json" => taiyi_model::weights::is_model(folder),
             _ => folder.join(file).is_file(),
         };
         if !is_one {

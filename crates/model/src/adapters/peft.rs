@@ -9,7 +9,7 @@ use crate::{
     decoder::Decoder,
     error::Error,
     layers::tensor::Tensor,
-    weights::{ElementType, SafetensorsWriter, Weights, create_dir, write_atomically},
+    weights::{ElementType, SafetensorsWriter, Weights, create_dir, read_json, write_atomically},
 };
 
 impl Decoder {
@@ -147,9 +147,7 @@ fn whole(number: f32) -> Value {
 
 fn read_config(dir: &Path) -> Result<LoraConfig, Error> {
     let path = dir.join("adapter_config.json");
-    let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
-    let value: Value =
-        serde_json::from_str(&text).map_err(|source| Error::Json { path: path.clone(), source })?;
+    let value = read_json(&path)?;
     let wrong = |key: &str, expected: &str| Error::Adapter {
         path: path.clone(),
         place: format!("`{key}`"),

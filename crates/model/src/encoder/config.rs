@@ -9,6 +9,7 @@ use crate::{
     architectures::encoders,
     config::{BlockShape, Keys, MlpKind, Positions, QkvLayout, Residual},
     error::Error,
+    weights::config_json,
 };
 
 /// How an encoder is built. Names are those of Hugging Face; all sizes are element counts.
@@ -76,17 +77,13 @@ impl EncoderConfig {
     /// When the file cannot be read, is not JSON, names a `model_type` that is no known encoder, or a key is missing or out of
     /// range.
     pub fn load(dir: &Path) -> Result<EncoderConfig, Error> {
-        let path = dir.join("config.json");
-        let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
-        let value: Value =
-            serde_json::from_str(&text).map_err(|source| Error::Json { path: path.clone(), source })?;
-        EncoderConfig::from_json(&value, &path)
+        let (place, value) = config_json(dir)?;
+        EncoderConfig::from_json(&value, &place)
     }
 
     /// Whether the `config.json` of a model folder names an encoder; one that cannot be read does not.
     pub fn is_of(dir: &Path) -> bool {
-        let text = std::fs::read_to_string(dir.join("config.json")).unwrap_or_default();
-        let value: Value = serde_json::from_str(&text).unwrap_or_default();
+        let value = config_json(dir).map(|(_, value)| value).unwrap_or_default();
         let model_type = value.get("model_type").and_then(Value::as_str);
         model_type.is_some_and(|t| encoders::known().contains(&t))
     }

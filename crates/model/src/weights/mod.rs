@@ -33,12 +33,16 @@ pub use write::{SafetensorsWriter, write_atomically};
 /// Bytes of a `config.json`; ten thousand named labels take one of the eight.
 const MAX_CONFIG: u64 = 8 << 20;
 
-/// What `config.json` of a model folder says, with the file that errors should name; for a fairseq checkpoint, which comes
-/// without, what it would say.
+/// What `config.json` of a model folder says, with the file that errors should name; for a GGUF file or a fairseq checkpoint,
+/// which come without, what it would say.
 ///
 /// # Errors
 /// When the file is missing, too long, or not JSON, or the checkpoint does not say enough.
 pub fn config_json(dir: &Path) -> Result<(PathBuf, Value), Error> {
+    if let Some(file) = gguf::find(dir)? {
+        let config = gguf::Gguf::open(&file)?.config()?;
+        return Ok((file, config));
+    }
     let path = dir.join("config.json");
     if !path.exists()
         && let Some(checkpoint) = fairseq::checkpoint(dir)
@@ -46,14 +50,22 @@ pub fn config_json(dir: &Path) -> Result<(PathBuf, Value), Error> {
     {
         return Ok((checkpoint, Value::Object(config)));
     }
-    let text = place::read_text(&path, MAX_CONFIG)?;
-    let value = serde_json::from_str(&text).map_err(|source| Error::Json { path: path.clone(), source })?;
+    let value = read_json(&path)?;
     Ok((path, value))
 }
 
-/// Whether a folder holds a model: a `config.json`, or a checkpoint that says what it would.
-pub fn is_model_folder(dir: &Path) -> bool {
-    dir.join("config.json").is_file() || fairseq::checkpoint(dir).is_some()
+/// Reads a JSON file of the length that configurations have.
+pub(crate) fn read_json(path: &Path) -> Result<Value, Error> {
+    let text = place::read_text(path, MAX_CONFIG)?;
+    serde_json::from_str(&text).map_err(|source| Error::Json { path: path.to_owned(), source })
+}
+
+/// Whether a path is a model's: a folder with a `config.json`, or a checkpoint or GGUF file that says what it would.
+pub fn is_model(path: &Path) -> bool {
+    path.join("config.json").is_file()
+        || fairseq::checkpoint(path).is_some()
+        // Several files in a folder are for the reader to complain of.
+        || !matches!(gguf::find(path), Ok(None))
 }
 
 /// The element types of tensors in files.
@@ -162,6 +174,9 @@ impl Weights {
             return weights.collected();
         }
         if let Some(file) = gguf::find(dir)? {
+            if dir.is_dir() {
+                check_inside(dir, &file)?;
+            }
             return Weights::open_file(&file);
         }
         Err(Error::NoWeights { path: dir.to_owned(), expected: SOUGHT })
@@ -252,6 +267,12 @@ impl Weights {
     /// Names of all tensors, sorted; a matrix in 4 bits counts as one.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)
+    }
+
+    /// Shape of a tensor; of a matrix in 4 bits that of the matrix, not that of its codes.
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        let whole = self.quantised.get(name).map(|stored| &stored.shape);
+        whole.or_else(|| self.tensors.get(name).map(|entry| &entry.shape)).map(Vec::as_slice)
     }
 
     /// Whether there is a tensor of this name.

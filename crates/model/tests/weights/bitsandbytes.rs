@@ -68,6 +68,7 @@ fn a_layer_of_bitsandbytes_is_read_as_it_is() {
     let original = weights.f32("_orig_weight", &[96, 128]).unwrap();
     assert_eq!(Nf4::quantize(&original, 96, 128, true).codes(), matrix.codes());
     weights.floats("weight", &[96, 128]).unwrap();
+    assert_eq!(weights.shape("weight"), Some(&[96, 128][..]));
     let dense = weights.f32("weight", &[96, 128]).unwrap();
     let rounded: Vec<bf16> = dense.iter().map(|&v| bf16::from_f32(v)).collect();
     assert_eq!(weights.bf16("weight", &[96, 128]).unwrap(), rounded);

@@ -1,7 +1,10 @@
 //! fairseq's checkpoints, as BioGPT was published: the tensors under Hugging Face's names, and a configuration.
 
+use std::path::Path;
+
 use serde_json::{Value, json};
-use taiyi_model::weights::{Weights, config_json, fairseq, is_model_folder};
+use taiyi_model::{Decoder, Dtype, KvCache, Logits, Workspace};
+use taiyi_model::weights::{Weights, config_json, fairseq, is_model};
 
 use crate::made::{Pickle, archive, legacy, oracle};
 
@@ -150,7 +153,7 @@ fn a_checkpoint_is_read_in_every_form() {
         let pickle = checkpoint(&tensors, form, &arguments());
         for bytes in [zipped(pickle.clone(), &tensors), chained(pickle, &tensors)] {
             let dir = folder(&bytes);
-            assert!(is_model_folder(dir.path()));
+            assert!(is_model(dir.path()));
             let weights = Weights::open(dir.path()).unwrap();
             assert_eq!(weights.names().count(), tensors.len() - 1, "all but the version");
             for tensor in tensors.iter().filter(|t| t.name != "decoder.version") {
@@ -230,6 +233,14 @@ fn the_reference_model_under_the_names_of_fairseq_is_the_same_model() {
     ] {
         assert_eq!(written[key], config[key], "{key}");
     }
+    let logits = |dir: &Path| {
+        let decoder = Decoder::load(dir, Dtype::F32).unwrap();
+        let mut cache = KvCache::new(decoder.config(), 5);
+        let ids = [2_u32, 7, 11, 13, 5];
+        decoder.forward(&mut [(&ids[..], &mut cache)], Logits::All, &mut Workspace::default()).unwrap().to_vec()
+    };
+    assert_eq!(logits(dir.path()), logits(&source));
+    Decoder::check(dir.path()).unwrap();
 }
 
 #[test]
