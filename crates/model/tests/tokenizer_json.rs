@@ -256,12 +256,14 @@ fn folders_without_a_tokenizer_say_what_is_looked_for() {
         assert!(message.contains(part) && !message.contains('\n'), "{message}");
     };
     check(&[], "no tokenizer: expected tokenizer.json");
-    check(
-        &[("tokenizer.model", b"\n\x0e\n\x05<unk>\x15\0\0\0\0\x18\x02")],
-        "a SentencePiece model is not supported",
-    );
+    check(&[("tokenizer.model", b"\n\x0e\n\x05<unk>\x15\0\0\0\0\x18\x01")], "an unknown piece, found none");
+    check(&[("tokenizer.model", b"PK\x03\x04")], "a rank list or a SentencePiece model");
+    check(&[("vocab.txt", b"a\nb\n")], "the unknown token `[UNK]`");
+    check(&[("vocab.json", b"{}"), ("merges.txt", b"a b\n")], "a token for each of the 256 bytes");
+    check(&[("dict.txt", b"a\n"), ("bpecodes", b"")], "line 1: expected `token count`, found a");
+    check(&[("vocab.json", b"{}")], "no tokenizer");
     check(&[("tokenizer.model", b"IQ== 0\n")], "a rank list of the class ``");
-    check(&[("a.tiktoken", b"IQ== 0\n"), ("b.tiktoken", b"IQ== 0\n")], "a second rank list");
+    check(&[("a.tiktoken", b"IQ== 0\n"), ("b.tiktoken", b"IQ== 0\n")], "a second vocabulary");
     check(&[("qwen.tiktoken", b"IQ== 0\nIg=\n")], "line 2: expected `base64 rank`, found Ig=");
     check(&[("qwen.tiktoken", b"IQ== 0\nIg= 1\n")], "line 2: expected a token in complete base64");
     check(&[("tokenizer_config.json", b"{")], "tokenizer_config.json: EOF");

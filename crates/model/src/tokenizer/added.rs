@@ -1,5 +1,7 @@
 //! Tokens that are cut out of the text before anything else: special tokens and other added ones.
 
+use std::ops::Range;
+
 use aho_corasick::{AhoCorasick, MatchKind};
 
 /// A token that stands for a fixed string and is not reached by merging.
@@ -15,6 +17,8 @@ pub(crate) struct AddedToken {
     pub(crate) strip_right: bool,
     /// Looked for in the normalised text instead of the text as given.
     pub(crate) normalised: bool,
+    /// Looked for in text at all; a control piece of a bare SentencePiece model is not.
+    pub(crate) in_text: bool,
 }
 
 impl AddedToken {
@@ -26,6 +30,7 @@ impl AddedToken {
             strip_left: false,
             strip_right: false,
             normalised: false,
+            in_text: true,
         }
     }
 }
@@ -47,7 +52,10 @@ impl AddedTokens {
                 tokens
                     .iter()
                     .filter(|t| {
-                        t.normalised == normalised && !(ordinary_only && t.special) && !t.content.is_empty()
+                        t.in_text
+                            && t.normalised == normalised
+                            && !(ordinary_only && t.special)
+                            && !t.content.is_empty()
                     })
                     .cloned()
                     .collect(),
@@ -103,6 +111,16 @@ impl Matcher {
 
     /// Calls back with every part of the text, in order; empty texts are left out.
     pub(crate) fn split<'t>(&self, text: &'t str, mut part: impl FnMut(Segment<'t>)) {
+        self.split_ranges(text, |range, id| {
+            part(match id {
+                Some(id) => Segment::Token(id),
+                None => Segment::Text(&text[range]),
+            });
+        });
+    }
+
+    /// Like [`split`](Self::split), with the bytes of every part, and the id of those that are tokens.
+    pub(crate) fn split_ranges(&self, text: &str, mut part: impl FnMut(Range<usize>, Option<u32>)) {
         let mut at = 0;
         if let Some(automaton) = &self.automaton {
             for found in automaton.find_iter(text) {
@@ -116,14 +134,14 @@ impl Matcher {
                     end = text.len() - text[end..].trim_start().len();
                 }
                 if start > at {
-                    part(Segment::Text(&text[at..start]));
+                    part(at..start, None);
                 }
-                part(Segment::Token(token.id));
+                part(start..end.max(start), Some(token.id));
                 at = end.max(at);
             }
         }
         if at < text.len() {
-            part(Segment::Text(&text[at..]));
+            part(at..text.len(), None);
         }
     }
 }

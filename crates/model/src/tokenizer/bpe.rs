@@ -39,6 +39,11 @@ impl ByteBpe {
         self.scratch.put(scratch);
     }
 
+    /// Whether normalisation changes a text.
+    pub(crate) fn changes(&self, text: &str) -> bool {
+        self.normalise && nfc(text) != text
+    }
+
     fn encode_split(&self, text: &str, splitters: &[Splitter], scratch: &mut Scratch, out: &mut Vec<u32>) {
         match splitters {
             [] => self.encode_piece(text.as_bytes(), scratch, out),

@@ -15,7 +15,7 @@ pub enum TokenizerError {
         source: std::io::Error,
     },
     /// The folder holds no tokenizer.
-    #[error("{}: no tokenizer: expected tokenizer.json, a *.tiktoken rank list or a tokenizer.model rank list", path.display())]
+    #[error("{}: no tokenizer: expected tokenizer.json, a *.tiktoken rank list, tokenizer.model, ice_text.model, vocab.txt, vocab.json with merges.txt, or dict.txt with bpecodes", path.display())]
     NoTokenizer {
         /// The folder.
         path: PathBuf,
@@ -71,6 +71,16 @@ pub enum TokenizerError {
         /// What is probably wrong.
         hint: &'static str,
     },
+    /// The tokenizer cannot say which bytes of a text its tokens stand for.
+    #[error(
+        "this tokenizer does not say where its tokens stand in the text; encoders need WordPiece or byte-level BPE, and text in its normalisation form"
+    )]
+    NoOffsets,
+    /// The tokenizer does not say how two texts are put together.
+    #[error(
+        "this tokenizer does not say how two texts are put together; pairs need the tokenizer of an encoder"
+    )]
+    NoFrame,
     /// The trainer was asked for something impossible.
     #[error("tokenizer training: {reason}")]
     Training {

@@ -1,5 +1,6 @@
 //! Pipelines other than byte-level BPE, run by the `tokenizers` crate.
 
+use std::ops::Range;
 use std::path::Path;
 use std::str::FromStr;
 
@@ -59,6 +60,14 @@ impl Foreign {
         }
     }
 
+    /// The ids of ordinary text with the bytes they stand for.
+    pub(crate) fn encode_with_offsets(&self, text: &str) -> Option<Vec<(u32, Range<usize>)>> {
+        let encoding = self.ordinary.encode(text, false).ok()?;
+        let ranges =
+            encoding.get_offsets().iter().map(|&(start, end)| start.min(text.len())..end.min(text.len()));
+        Some(encoding.get_ids().iter().copied().zip(ranges).collect())
+    }
+
     pub(crate) fn decode(&self, ids: &[u32], keep_special: bool) -> String {
         self.recognising.decode(ids, !keep_special).unwrap_or_else(|error| {
             tracing::warn!(%error, "ids could not be decoded");
@@ -86,6 +95,7 @@ impl Foreign {
                 strip_left: token.lstrip,
                 strip_right: token.rstrip,
                 normalised: token.normalized,
+                in_text: true,
             })
             .collect();
         tokens.sort_by_key(|token| token.id);

@@ -10,11 +10,12 @@ use super::added::AddedToken;
 use super::bpe::{ByteBpe, Pool};
 use super::byte_level::ByteAlphabet;
 use super::config::TokenizerConfig;
+use super::load::rank_list;
 use super::merge::Merges;
 use super::ranks::{self, byte_ids};
 use super::split::{GLM4_PATTERN, GPT2_PATTERN, QWEN_PATTERN, Splitter};
 use super::vocabulary::{LARGEST_ID, Vocabulary as Bytes};
-use super::{rank_list, read_file};
+use super::{read_file, sentencepiece};
 use crate::weights::gguf::{Gguf, Token, TokenKind, Vocabulary, find};
 
 /// How text is cut, by llama.cpp's name for it.
@@ -78,7 +79,7 @@ pub(super) fn config(vocabulary: &Vocabulary) -> TokenizerConfig {
     }
 }
 
-fn added(vocabulary: &Vocabulary) -> Vec<AddedToken> {
+pub(super) fn added(vocabulary: &Vocabulary) -> Vec<AddedToken> {
     let tokens = (0_u32..).zip(&vocabulary.tokens);
     tokens
         .filter(|(_, token)| matches!(token.kind, TokenKind::Control | TokenKind::UserDefined))
@@ -170,7 +171,7 @@ pub(super) fn of_folder(dir: &Path) -> Result<Option<Vocabulary>, TokenizerError
     if model.exists() {
         let bytes = read_file(&model)?;
         if !ranks::looks_like_ranks(&bytes) {
-            vocabulary = Some(super::pieces::vocabulary(&model, &bytes)?);
+            vocabulary = Some(sentencepiece::gguf::vocabulary(&model, &bytes)?);
         }
     }
     if vocabulary.is_none() && json.exists() {
@@ -178,10 +179,9 @@ pub(super) fn of_folder(dir: &Path) -> Result<Option<Vocabulary>, TokenizerError
     }
     let mut vocabulary = match vocabulary {
         Some(vocabulary) => vocabulary,
-        None => match rank_list(dir) {
-            Ok(path) => of_ranks(&path, &read_file(&path)?, &config)?,
-            Err(TokenizerError::NoTokenizer { .. }) => return Ok(None),
-            Err(error) => return Err(error),
+        None => match rank_list(dir)? {
+            Some(path) => of_ranks(&path, &read_file(&path)?, &config)?,
+            None => return Ok(None),
         },
     };
     add_configuration(dir, &config, &mut vocabulary)?;

@@ -12,17 +12,19 @@ use super::TokenizerError;
 use super::added::AddedToken;
 use super::bpe::{ByteBpe, Pool};
 use super::byte_level::ByteAlphabet;
+use super::frame::Frame;
 use super::merge::Merges;
 use super::ranks::byte_ids;
 use super::split::{GPT2_PATTERN, Splitter};
 use super::vocabulary::{LARGEST_ID, Vocabulary};
+use super::word_bpe::{read_merges, read_vocabulary};
 
 /// A `tokenizer.json`, as far as it was understood.
 pub(crate) enum Pipeline {
     /// Byte-level BPE of a kind our own encoder runs.
-    ByteLevel { bpe: Box<ByteBpe>, added: Vec<AddedToken> },
+    ByteLevel { bpe: Box<ByteBpe>, added: Vec<AddedToken>, frame: Frame },
     /// Anything else.
-    Foreign,
+    Foreign { frame: Frame },
 }
 
 #[derive(Deserialize)]
@@ -33,6 +35,8 @@ struct File {
     normalizer: Option<Value>,
     #[serde(default)]
     pre_tokenizer: Option<Value>,
+    #[serde(default)]
+    post_processor: Option<Value>,
     #[serde(default)]
     decoder: Option<Value>,
     model: Model,
@@ -106,6 +110,42 @@ impl<'de> Deserialize<'de> for Vocab {
     }
 }
 
+/// Deserialises a map from tokens to ids, in file order.
+pub(super) fn entries<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<(String, u32)>, D::Error> {
+    let Vocab(entries) = Vocab::deserialize(deserializer)?;
+    entries.ok_or_else(|| D::Error::custom("expected a map from tokens to ids, found a list"))
+}
+
+/// Puts `vocab.json` and `merges.txt` together (GPT-2, RoBERTa, Qwen2).
+///
+/// # Errors
+///
+/// Those of [`read_json`].
+pub(crate) fn byte_level_files(
+    vocabulary_file: (&Path, &[u8]),
+    merges_file: (&Path, &[u8]),
+    pattern: &str,
+    normalise: bool,
+) -> Result<ByteBpe, TokenizerError> {
+    let (path, bytes) = vocabulary_file;
+    let entries = read_vocabulary(path, bytes)?;
+    let merges = read_merges(merges_file.0, merges_file.1)?;
+    let vocabulary = vocabulary(path, &entries)?;
+    let byte_ids = byte_ids(path, &vocabulary)?;
+    let list = merge_list(merges_file.0, &entries, merges.into_iter())?;
+    Ok(ByteBpe {
+        merges: Merges::from_list(byte_ids, list.into_iter(), &vocabulary),
+        vocabulary,
+        whole_pieces: false,
+        splitters: vec![
+            Splitter::new(pattern)
+                .map_err(|reason| TokenizerError::Pattern { path: path.to_owned(), reason })?,
+        ],
+        normalise,
+        scratch: Pool::default(),
+    })
+}
+
 /// A merge, written as `"left right"` or `["left", "right"]`.
 struct Merge(String, String);
 
@@ -150,15 +190,16 @@ impl<'de> Deserialize<'de> for Merge {
 /// unknown tokens, and bytes without a token.
 pub(crate) fn read_json(path: &Path, bytes: &[u8]) -> Result<Pipeline, TokenizerError> {
     let file: File = serde_json::from_slice(bytes).map_err(|e| TokenizerError::json(path, e))?;
-    let Some(splitters) = byte_level_splitters(path, &file)? else { return Ok(Pipeline::Foreign) };
+    let frame = file.post_processor.as_ref().map(Frame::from_json).unwrap_or_default();
+    let Some(splitters) = byte_level_splitters(path, &file)? else { return Ok(Pipeline::Foreign { frame }) };
     let normalise = match file.normalizer.as_ref().map(normaliser) {
         None => false,
         Some(Some(nfc)) => nfc,
-        Some(None) => return Ok(Pipeline::Foreign),
+        Some(None) => return Ok(Pipeline::Foreign { frame }),
     };
     let Model { vocab: Some(Vocab(Some(entries))), merges: Some(merges), ignore_merges, .. } = file.model
     else {
-        return Ok(Pipeline::Foreign);
+        return Ok(Pipeline::Foreign { frame });
     };
     let added = file.added_tokens.unwrap_or_default();
     if let Some(token) = added.iter().find(|token| token.id > LARGEST_ID) {
@@ -171,8 +212,9 @@ pub(crate) fn read_json(path: &Path, bytes: &[u8]) -> Result<Pipeline, Tokenizer
     }
     let vocabulary = vocabulary(path, &entries)?;
     let byte_ids = byte_ids(path, &vocabulary)?;
-    let list = merge_list(path, &entries, &merges)?;
+    let list = merge_list(path, &entries, merges.iter().map(|Merge(left, right)| (&**left, &**right)))?;
     Ok(Pipeline::ByteLevel {
+        frame,
         bpe: Box::new(ByteBpe {
             merges: Merges::from_list(byte_ids, list.into_iter(), &vocabulary),
             vocabulary,
@@ -190,6 +232,7 @@ pub(crate) fn read_json(path: &Path, bytes: &[u8]) -> Result<Pipeline, Tokenizer
                 strip_left: token.lstrip,
                 strip_right: token.rstrip,
                 normalised: token.normalized,
+                in_text: true,
             })
             .collect(),
     })
@@ -284,15 +327,15 @@ fn vocabulary(path: &Path, entries: &[(String, u32)]) -> Result<Vocabulary, Toke
     Ok(Vocabulary::new(&tokens))
 }
 
-fn merge_list(
+fn merge_list<'m>(
     path: &Path,
     entries: &[(String, u32)],
-    merges: &[Merge],
+    merges: impl ExactSizeIterator<Item = (&'m str, &'m str)>,
 ) -> Result<Vec<(u32, u32, u32)>, TokenizerError> {
     let ids: FxHashMap<&str, u32> = entries.iter().map(|(token, id)| (token.as_str(), *id)).collect();
     let mut list = Vec::with_capacity(merges.len());
     let mut joined = String::new();
-    for (rank, Merge(left, right)) in merges.iter().enumerate() {
+    for (rank, (left, right)) in merges.enumerate() {
         joined.clear();
         joined.push_str(left);
         joined.push_str(right);

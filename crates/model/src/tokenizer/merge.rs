@@ -40,7 +40,8 @@ struct Han {
 /// Buffers of the merge loop, kept between pieces.
 #[derive(Debug, Default)]
 pub(crate) struct MergeBuffers {
-    ids: Vec<u32>,
+    /// The symbols that merge, and afterwards what they became.
+    pub(super) ids: Vec<u32>,
     values: Vec<u64>,
     links: Vec<(u32, u32)>,
     heap: BinaryHeap<Reverse<(u64, u32)>>,
@@ -85,6 +86,14 @@ impl Merges {
         merges
     }
 
+    /// Merges between symbols that are no bytes: (left, right, merged), ranked by their place in the list.
+    pub(crate) fn between_symbols(list: impl Iterator<Item = (u32, u32, u32)>) -> Self {
+        let pairs = (0u64..)
+            .zip(list)
+            .map(|(rank, (left, right, merged))| (key(left, right), rank << 32 | u64::from(merged)));
+        Self { pairs: pairs.collect(), byte_ids: [NO_ID; 256], han: Vec::new() }
+    }
+
     #[inline]
     fn value(&self, left: u32, right: u32) -> u64 {
         self.pairs.get(&key(left, right)).copied().unwrap_or(NONE)
@@ -93,12 +102,17 @@ impl Merges {
     /// Encodes one piece and appends its ids.
     pub(crate) fn encode(&self, piece: &[u8], buffers: &mut MergeBuffers, out: &mut Vec<u32>) {
         self.start(piece, &mut buffers.ids);
+        self.merge(buffers);
+        out.extend_from_slice(&buffers.ids);
+    }
+
+    /// Does all merges between the symbols in the buffers.
+    pub(crate) fn merge(&self, buffers: &mut MergeBuffers) {
         if buffers.ids.len() <= SCAN_LIMIT {
             self.merge_by_scan(buffers)
         } else {
             self.merge_by_heap(buffers)
         }
-        out.extend_from_slice(&buffers.ids);
     }
 
     /// The symbols merging starts from: bytes, or whole Chinese characters where that gives the same result.
@@ -370,7 +384,7 @@ mod tests {
     fn merges(tokenizer: &Tokenizer) -> &Merges {
         match &tokenizer.inner.kind {
             Kind::Bytes(bpe) => &bpe.merges,
-            Kind::Foreign(_) => unreachable!("a byte-level vocabulary"),
+            _ => unreachable!("a byte-level vocabulary"),
         }
     }
 

@@ -1,7 +1,8 @@
 //! Text to token ids and back.
 //!
-//! Byte-level vocabularies (tiktoken rank lists and `tokenizer.json` files of that kind: Qwen, GLM-4, BLOOM, RoBERTa, our
-//! own) run on the encoder in this module; every other `tokenizer.json` runs on the `tokenizers` crate behind the same type.
+//! Byte-level vocabularies (tiktoken rank lists, `vocab.json` with `merges.txt`, and `tokenizer.json` files of that kind: Qwen,
+//! GLM-4, BLOOM, RoBERTa, our own), SentencePiece models (LLaMA, Baichuan, ChatGLM-6B), WordPiece (BERT) and Moses words in parts
+//! (BioGPT) run on the encoders in this module; every other `tokenizer.json` runs on the `tokenizers` crate behind the same type.
 //!
 //! This module knows nothing of conversations: which strings structure a prompt is the business of [`chat`](crate::chat).
 
@@ -12,16 +13,23 @@ mod classes;
 mod config;
 mod error;
 mod foreign;
+mod frame;
 mod gguf;
 mod json;
+mod kind;
+mod load;
 mod merge;
+mod moses;
 mod normal;
-mod pieces;
 mod ranks;
+mod sentencepiece;
 mod split;
 mod stream;
+mod table;
 mod train;
 mod vocabulary;
+mod word_bpe;
+mod wordpiece;
 mod write;
 
 use std::path::Path;
@@ -30,6 +38,7 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 
 pub use error::TokenizerError;
+pub use frame::{EncoderInput, Origin};
 pub use stream::DecodeStream;
 pub use train::{Trainer, TrainerOptions, TrainingInput, TrainingProgress, train_bpe};
 pub use write::TrainedTokenizer;
@@ -37,11 +46,10 @@ pub use write::TrainedTokenizer;
 use crate::weights::gguf::Vocabulary;
 
 use added::{AddedToken, AddedTokens};
-use bpe::ByteBpe;
 pub(crate) use config::TokenizerConfig;
-use foreign::Foreign;
-use json::Pipeline;
-use ranks::RankFamily;
+use frame::Frame;
+use kind::Kind;
+use sentencepiece::SentencePiece;
 
 /// A tokenizer; cloning shares it, and all threads may use it at once.
 #[derive(Debug, Clone)]
@@ -57,111 +65,68 @@ struct Inner {
     eos: Option<u32>,
     bos: Option<u32>,
     pad: Option<u32>,
+    frame: Frame,
+    prefix: Vec<u32>,
+    suffix: Vec<u32>,
     len: usize,
 }
 
-#[derive(Debug)]
-enum Kind {
-    Bytes(Box<ByteBpe>),
-    Foreign(Box<Foreign>),
+/// Where a text stands. SentencePiece vocabularies put a blank in front of a text, but not in the middle of one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// At the start of the input.
+    Start,
+    /// After a special token.
+    AfterSpecial,
+    /// After other text.
+    Inside,
 }
 
-impl Tokenizer {
-    /// Loads the tokenizer of a model folder.
-    ///
-    /// Looked for, in this order: `tokenizer.json`; a `*.tiktoken` rank list (Qwen, first generation); a `tokenizer.model` that is
-    /// a rank list (GLM-4). `tokenizer_config.json` beside them names the special tokens. A GGUF file, given itself or alone in its
-    /// folder, has a tokenizer of its own.
-    ///
-    /// # Errors
-    ///
-    /// None of these files, files that break their format, kinds of tokenizer that are not supported.
-    pub fn load(dir: &Path) -> Result<Self, TokenizerError> {
-        if !dir.is_dir()
-            && let Some((file, vocabulary)) = gguf::of_path(dir)?
-        {
-            return Self::from_vocabulary(&file, &vocabulary);
-        }
-        let config = TokenizerConfig::read(dir)?;
-        let json = dir.join("tokenizer.json");
-        if json.exists() {
-            return Self::from_json(&json, &read_file(&json)?, &config);
-        }
-        let path = match rank_list(dir) {
-            Err(none @ TokenizerError::NoTokenizer { .. }) => {
-                let (file, vocabulary) = gguf::of_path(dir)?.ok_or(none)?;
-                return Self::from_vocabulary(&file, &vocabulary);
-            }
-            found => found?,
-        };
-        let bytes = read_file(&path)?;
-        if !ranks::looks_like_ranks(&bytes) && path.extension().is_some_and(|e| e == "model") {
-            return Err(TokenizerError::Unsupported {
-                path,
-                what: "a SentencePiece model".into(),
-                hint: "put the model's tokenizer.json beside it".into(),
-            });
-        }
-        let class = config.tokenizer_class.as_deref().unwrap_or_default();
-        let family = match class {
-            "QWenTokenizer" => RankFamily::Qwen,
-            "ChatGLM4Tokenizer" => RankFamily::Glm4,
-            "" if path.file_name().is_some_and(|name| name == "qwen.tiktoken") => RankFamily::Qwen,
-            _ => {
-                return Err(TokenizerError::Unsupported {
-                    path,
-                    what: format!("a rank list of the class `{class}`"),
-                    hint: "tokenizer_config.json must name QWenTokenizer or ChatGLM4Tokenizer as tokenizer_class".into(),
-                });
-            }
-        };
-        let bpe = ranks::read_ranks(&path, &bytes, family)?;
-        let mut added = config.added_tokens.clone();
-        if added.is_empty() && family == RankFamily::Qwen {
-            added = ranks::qwen_special_tokens(bpe.vocabulary.len() as u32);
-        }
-        for token in &mut added {
-            token.normalised = family == RankFamily::Qwen;
-        }
-        let tokenizer = Self::assemble(&path, Kind::Bytes(Box::new(bpe)), added, &config)?;
-        Ok(tokenizer.with_default_end())
-    }
+/// Bytes of all added tokens together; published tokenizers have some tens of thousands.
+const MOST_ADDED_BYTES: usize = 4 << 20;
 
+impl Tokenizer {
     /// Makes the tokenizer of a GGUF file; `path` is the file that errors name.
     ///
     /// # Errors
     ///
     /// Kinds and pre-tokenizers that are not supported, parts that do not fit together.
     pub fn from_vocabulary(path: &Path, vocabulary: &Vocabulary) -> Result<Self, TokenizerError> {
-        let (bpe, added) = gguf::byte_level(path, vocabulary)?;
         let config = gguf::config(vocabulary);
-        Self::assemble(path, Kind::Bytes(Box::new(bpe)), added, &config).map(Self::with_default_end)
-    }
-
-    fn from_json(path: &Path, bytes: &[u8], config: &TokenizerConfig) -> Result<Self, TokenizerError> {
-        match json::read_json(path, bytes)? {
-            Pipeline::ByteLevel { bpe, added } => Self::assemble(path, Kind::Bytes(bpe), added, config),
-            Pipeline::Foreign => {
-                let foreign = Foreign::read(path, bytes)?;
-                let added = foreign.added_tokens();
-                Self::assemble(path, Kind::Foreign(Box::new(foreign)), added, config)
+        let marks = |wanted: Option<bool>, id: Option<u32>| id.filter(|_| wanted == Some(true));
+        let bos = marks(vocabulary.add_bos, vocabulary.bos);
+        let eos = marks(vocabulary.add_eos, vocabulary.eos);
+        let frame = match (bos, eos) {
+            (None, None) => Frame::default(),
+            _ => Frame::around(bos.as_slice(), eos.as_slice()),
+        };
+        let (kind, added) = match vocabulary.model.as_str() {
+            "llama" => {
+                let model = Box::new(SentencePiece::of_vocabulary(path, vocabulary)?);
+                (Kind::SentencePiece { model, blank_after_special: true }, gguf::added(vocabulary))
             }
-        }
-        .map(Self::with_default_end)
+            _ => {
+                let (bpe, added) = gguf::byte_level(path, vocabulary)?;
+                (Kind::Bytes(Box::new(bpe)), added)
+            }
+        };
+        Self::assemble(path, kind, added, frame, &config).map(Self::with_default_end)
     }
 
     fn assemble(
         path: &Path,
         kind: Kind,
         added: Vec<AddedToken>,
+        frame: Frame,
         config: &TokenizerConfig,
     ) -> Result<Self, TokenizerError> {
+        let bytes: usize = added.iter().map(|token| token.content.len()).sum();
+        if bytes > MOST_ADDED_BYTES {
+            let found = format!("{bytes} bytes");
+            return Err(TokenizerError::malformed(path, "added tokens", "at most 4 MiB of them", found));
+        }
         let added_by_id: FxHashMap<u32, usize> = added.iter().enumerate().map(|(i, t)| (t.id, i)).collect();
-        let len = match &kind {
-            Kind::Bytes(bpe) => bpe.vocabulary.len(),
-            Kind::Foreign(foreign) => foreign.len(),
-        };
-        let len = added.iter().map(|token| token.id as usize + 1).max().unwrap_or(0).max(len);
+        let len = added.iter().map(|token| token.id as usize + 1).max().unwrap_or(0).max(kind.len());
         let added = AddedTokens::new(added).map_err(|error| {
             TokenizerError::malformed(
                 path,
@@ -170,7 +135,9 @@ impl Tokenizer {
                 error.to_string(),
             )
         })?;
-        let inner = Inner { kind, added, added_by_id, eos: None, bos: None, pad: None, len };
+        let (prefix, suffix) = (frame.tokens(false), frame.tokens(true));
+        let inner =
+            Inner { kind, added, added_by_id, eos: None, bos: None, pad: None, frame, prefix, suffix, len };
         let mut tokenizer = Self { inner: Arc::new(inner) };
         let id = |token: &Option<String>| token.as_deref().and_then(|token| tokenizer.token_to_id(token));
         let (eos, bos, pad) = (id(&config.eos_token), id(&config.bos_token), id(&config.pad_token));
@@ -201,24 +168,28 @@ impl Tokenizer {
 
     /// Like [`encode`](Self::encode), appending to a buffer.
     pub fn encode_into(&self, text: &str, ids: &mut Vec<u32>) {
-        self.encode_either(text, false, ids);
+        self.encode_at(text, Place::Start, ids);
+    }
+
+    /// Like [`encode_into`](Self::encode_into), for text that need not stand at the start: ordinary text that is put
+    /// together of parts is encoded part by part, each with its place.
+    pub fn encode_at(&self, text: &str, place: Place, ids: &mut Vec<u32>) {
+        self.inner.kind.encode(text, &self.inner.added, false, place, ids);
     }
 
     /// Encodes text in which special tokens are recognised. Not for text of foreign origin.
+    ///
+    /// Which tokens those are follows the reference: a SentencePiece model without a `tokenizer_config.json` recognises none.
     pub fn encode_with_special(&self, text: &str) -> Vec<u32> {
         let mut ids = Vec::new();
-        self.encode_either(text, true, &mut ids);
+        self.inner.kind.encode(text, &self.inner.added, true, Place::Start, &mut ids);
         ids
     }
 
-    fn encode_either(&self, text: &str, special: bool, ids: &mut Vec<u32>) {
-        match &self.inner.kind {
-            Kind::Bytes(bpe) => bpe.encode(text, &self.inner.added, special, ids),
-            Kind::Foreign(foreign) => foreign.encode(text, special, ids),
-        }
-    }
-
     /// Decodes ids, special tokens as their text. Bytes that are not UTF-8 become U+FFFD, ids without a token nothing.
+    ///
+    /// A blank that encoding put in front of the text is taken off. Control pieces of a SentencePiece model without a
+    /// `tokenizer_config.json` have no text.
     pub fn decode(&self, ids: &[u32]) -> String {
         self.decode_kept(ids, true)
     }
@@ -229,21 +200,34 @@ impl Tokenizer {
     }
 
     fn decode_kept(&self, ids: &[u32], keep_special: bool) -> String {
-        if let Kind::Foreign(foreign) = &self.inner.kind {
-            return foreign.decode(ids, keep_special);
+        match &self.inner.kind {
+            Kind::Foreign(foreign) => foreign.decode(ids, keep_special),
+            Kind::Bytes(_) => {
+                let mut bytes = Vec::new();
+                for &id in ids {
+                    self.append_bytes(id, keep_special, &mut bytes);
+                }
+                String::from_utf8(bytes)
+                    .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
+            }
+            kind if kind.decodes_words() => kind.decode_words(
+                ids.iter()
+                    .filter(|id| keep_special || !self.is_special(**id))
+                    .map(|&id| self.added(id).map_or_else(|| kind.token_text(id), |token| &token.content)),
+            ),
+            _ => {
+                let mut stream = DecodeStream::new(self.clone(), keep_special);
+                let mut text: String = ids.iter().filter_map(|&id| stream.push(id)).collect();
+                text.extend(stream.finish());
+                text
+            }
         }
-        let mut bytes = Vec::new();
-        for &id in ids {
-            self.append_bytes(id, keep_special, &mut bytes);
-        }
-        String::from_utf8(bytes)
-            .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
     }
 
     /// The bytes ids stand for, special tokens as their text; they need not be UTF-8.
     pub fn decode_bytes(&self, ids: &[u32]) -> Vec<u8> {
-        if let Kind::Foreign(foreign) = &self.inner.kind {
-            return foreign.decode(ids, true).into_bytes();
+        if matches!(self.inner.kind, Kind::Foreign(_)) || self.inner.kind.decodes_words() {
+            return self.decode_kept(ids, true).into_bytes();
         }
         let mut bytes = Vec::new();
         for &id in ids {
@@ -254,13 +238,16 @@ impl Tokenizer {
 
     #[inline]
     fn append_bytes(&self, id: u32, keep_special: bool, out: &mut Vec<u8>) {
-        let added = self.inner.added_by_id.get(&id).map(|&i| &self.inner.added.tokens()[i]);
-        match (added, &self.inner.kind) {
-            (Some(token), _) if token.special && !keep_special => {}
-            (Some(token), _) => out.extend_from_slice(token.content.as_bytes()),
-            (None, Kind::Bytes(bpe)) => out.extend_from_slice(bpe.vocabulary.bytes_of(id)),
-            (None, Kind::Foreign(_)) => {}
+        match self.added(id) {
+            Some(token) if token.special && !(keep_special && token.in_text) => {}
+            Some(token) => out.extend_from_slice(token.content.as_bytes()),
+            None => self.inner.kind.append_bytes(id, out),
         }
+    }
+
+    #[inline]
+    fn added(&self, id: u32) -> Option<&AddedToken> {
+        self.inner.added_by_id.get(&id).map(|&i| &self.inner.added.tokens()[i])
     }
 
     /// Starts decoding ids one at a time, special tokens as their text.
@@ -281,10 +268,7 @@ impl Tokenizer {
     /// The id of a token given as the text it stands for (`" the"`, `"<|im_end|>"`).
     pub fn token_to_id(&self, token: &str) -> Option<u32> {
         let added = self.inner.added.tokens().iter().find(|t| t.content == token).map(|t| t.id);
-        added.or_else(|| match &self.inner.kind {
-            Kind::Bytes(bpe) => bpe.vocabulary.id_of(token.as_bytes()),
-            Kind::Foreign(foreign) => foreign.token_to_id(token),
-        })
+        added.or_else(|| self.inner.kind.id_of(token))
     }
 
     /// The id of a special token.
@@ -299,7 +283,7 @@ impl Tokenizer {
 
     /// Whether an id is a special token.
     pub fn is_special(&self, id: u32) -> bool {
-        self.inner.added_by_id.get(&id).is_some_and(|&i| self.inner.added.tokens()[i].special)
+        self.added(id).is_some_and(|token| token.special)
     }
 
     /// The end-of-text token.
@@ -356,25 +340,4 @@ fn read_file(path: &Path) -> Result<Vec<u8>, TokenizerError> {
         return Err(TokenizerError::malformed(path, "size", "at most 512 MiB", format!("{bytes} bytes")));
     }
     std::fs::read(path).map_err(|e| TokenizerError::io(path, e))
-}
-
-/// The rank list of a model folder.
-fn rank_list(dir: &Path) -> Result<std::path::PathBuf, TokenizerError> {
-    let entries = std::fs::read_dir(dir).map_err(|e| TokenizerError::io(dir, e))?;
-    let mut lists: Vec<_> = entries
-        .filter_map(|entry| entry.ok().map(|entry| entry.path()))
-        .filter(|path| path.extension().is_some_and(|e| e == "tiktoken"))
-        .collect();
-    lists.sort();
-    let model = dir.join("tokenizer.model");
-    match lists.as_slice() {
-        [only] => Ok(only.clone()),
-        [] if model.exists() => Ok(model),
-        [] => Err(TokenizerError::NoTokenizer { path: dir.to_owned() }),
-        [first, second, ..] => Err(TokenizerError::Unsupported {
-            path: first.clone(),
-            what: format!("a second rank list, {}, in one folder", second.display()),
-            hint: "keep the one that belongs to the model".into(),
-        }),
-    }
 }

@@ -98,8 +98,12 @@ impl TrainedTokenizer {
         let tokenizer_json = pretty(&file);
         let config_values =
             TokenizerConfig { eos_token: end.cloned(), pad_token: end.cloned(), ..Default::default() };
-        let tokenizer =
-            Tokenizer::from_json(Path::new("tokenizer.json"), tokenizer_json.as_bytes(), &config_values)?;
+        let tokenizer = Tokenizer::from_json(
+            Path::new("tokenizer.json"),
+            tokenizer_json.as_bytes(),
+            &config_values,
+            None,
+        )?;
         Ok(Self { tokenizer_json, tokenizer_config_json: pretty(&config), tokenizer })
     }
 

@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use serde_json::{Value, json};
-use taiyi_model::{Decoder, Dtype, KvCache, Logits, Workspace};
 use taiyi_model::weights::{Weights, config_json, fairseq, is_model};
+use taiyi_model::{Decoder, Dtype, KvCache, Logits, Workspace};
 
 use crate::made::{Pickle, archive, legacy, oracle};
 
@@ -237,7 +237,10 @@ fn the_reference_model_under_the_names_of_fairseq_is_the_same_model() {
         let decoder = Decoder::load(dir, Dtype::F32).unwrap();
         let mut cache = KvCache::new(decoder.config(), 5);
         let ids = [2_u32, 7, 11, 13, 5];
-        decoder.forward(&mut [(&ids[..], &mut cache)], Logits::All, &mut Workspace::default()).unwrap().to_vec()
+        decoder
+            .forward(&mut [(&ids[..], &mut cache)], Logits::All, &mut Workspace::default())
+            .unwrap()
+            .to_vec()
     };
     assert_eq!(logits(dir.path()), logits(&source));
     Decoder::check(dir.path()).unwrap();
