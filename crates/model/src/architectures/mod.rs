@@ -1,24 +1,37 @@
 //! One file per `model_type`: how its `config.json` and its tensor names map onto the one decoder. The encoders, which differ in
 //! names alone, share [`encoders`].
 //!
-//! An architecture file knows no arithmetic. To add one, write `<model_type>.rs` with `config` and `names`
-//! functions like those of `qwen2.rs` and a line in `ALL`.
+//! An architecture file knows no arithmetic. To add one, write `<model_type>.rs` like `qwen2.rs` and a line in `architectures!`;
+//! `docs/guides/adding-an-architecture.md` shows it.
 
 use crate::{
     config::{DecoderConfig, Keys},
     error::Error,
 };
 
-mod baichuan;
-mod biogpt;
-mod bloom;
-mod chatglm;
+/// Declares the files and lists them.
+macro_rules! architectures {
+    ($($model_type:ident,)*) => {
+        $(mod $model_type;)*
+
+        /// Every architecture there is.
+        const ALL: &[Architecture] = &[$($model_type::ARCHITECTURE),*];
+    };
+}
+
+architectures! {
+    baichuan,
+    biogpt,
+    bloom,
+    chatglm,
+    glm,
+    llama,
+    qwen,
+    qwen2,
+    qwen3,
+}
+
 pub(crate) mod encoders;
-mod glm;
-mod llama;
-mod qwen;
-mod qwen2;
-mod qwen3;
 
 /// What one architecture file provides.
 pub(crate) struct Architecture {
@@ -98,19 +111,6 @@ fn is_rope_buffer(name: &str) -> bool {
 pub(crate) fn of_layer(name: &str, layer: usize) -> String {
     name.replacen("{}", &layer.to_string(), 1)
 }
-
-/// Every architecture there is.
-const ALL: &[Architecture] = &[
-    baichuan::ARCHITECTURE,
-    biogpt::ARCHITECTURE,
-    bloom::ARCHITECTURE,
-    chatglm::ARCHITECTURE,
-    glm::ARCHITECTURE,
-    llama::ARCHITECTURE,
-    qwen::ARCHITECTURE,
-    qwen2::ARCHITECTURE,
-    qwen3::ARCHITECTURE,
-];
 
 /// The names accepted as `model_type`.
 pub fn known() -> Vec<&'static str> {

@@ -333,3 +333,12 @@ fn damaged_headers_do_not_panic() {
     }
     assert!(refused * 10 > header / 5 * 9, "{refused} of {} damaged headers were refused", header / 5);
 }
+
+/// The guide shows a whole architecture file; it is the one that is compiled.
+#[test]
+fn the_guide_shows_the_file_as_it_is() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let guide = std::fs::read_to_string(root.join("docs/guides/adding-an-architecture.md")).unwrap();
+    let file = std::fs::read_to_string(root.join("crates/model/src/architectures/qwen2.rs")).unwrap();
+    assert!(guide.contains(&file), "docs/guides/adding-an-architecture.md shows another qwen2.rs");
+}

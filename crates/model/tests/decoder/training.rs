@@ -3,7 +3,7 @@
 use taiyi_kernels::Precision;
 use taiyi_model::{Checkpoint, Decoder, Dtype, LoraConfig, NOT_LEARNED, PackedBatch, StepOptions, Workspace};
 
-use crate::golden::{Packed, random_batch, shake, tiny_qwen, tiny_qwen2};
+use crate::golden::{Packed, mark, random_batch, shake, tiny_others, tiny_qwen, tiny_qwen2};
 
 fn grads(decoder: &mut Decoder) -> Vec<(String, Vec<f32>)> {
     decoder.parameters().iter().map(|p| (p.name.to_owned(), p.grad.to_vec())).collect()
@@ -227,6 +227,59 @@ fn descent_learns_a_batch() {
         last = step(&mut decoder, &packed, &options, &mut workspace).0;
     }
     assert!(last < 0.2 * first, "{first} to {last}");
+}
+
+/// QLoRA on every architecture: an NF4 base, adapters on every linear layer, block checkpoints, bf16 products; then the adapter
+/// goes through PEFT's layout and a merge.
+#[test]
+fn adapters_on_four_bits_learn_a_batch_of_every_architecture() {
+    let configs = [tiny_qwen(), tiny_qwen2(true)].into_iter().chain(tiny_others());
+    for config in configs {
+        let what = format!("{} {:?}", config.model_type, config.positions);
+        let mut packed = random_batch(1, &[9, 7], 23);
+        mark(&config, &mut packed);
+        let dir = tempfile::tempdir().unwrap();
+        Decoder::random(config, 4).unwrap().save(dir.path(), Dtype::F32).unwrap();
+        let load = || Decoder::load_with(dir.path(), Dtype::Nf4, Precision::F32).unwrap();
+        let mut decoder = load();
+        let lora = LoraConfig {
+            rank: 8,
+            alpha: 16.0,
+            dropout: 0.0,
+            targets: vec!["all-linear".into()],
+            rslora: false,
+            dora: false,
+        };
+        decoder.add_lora(&lora, 1).unwrap();
+        let options = StepOptions { checkpoint: Checkpoint::EveryBlock, ..packed.options(Precision::Bf16) };
+        let mut workspace = Workspace::new();
+        let (first, _) = step(&mut decoder, &packed, &options, &mut workspace);
+        let mut last = first;
+        for _ in 0..150 {
+            for p in decoder.parameters() {
+                let largest = p.grad.iter().fold(1e-12f32, |m, g| m.max(g.abs()));
+                for (v, g) in p.data.iter_mut().zip(p.grad.iter()) {
+                    *v -= 0.02 * g / largest;
+                }
+            }
+            last = step(&mut decoder, &packed, &options, &mut workspace).0;
+        }
+        assert!(last < 0.5 * first, "{what}: {first} to {last}");
+
+        let adapter = tempfile::tempdir().unwrap();
+        decoder.save_adapter(adapter.path(), "base").unwrap();
+        let mut again = load();
+        again.load_adapter(adapter.path(), false).unwrap();
+        let ids = &packed.ids[..9];
+        let logits = crate::golden::logits(&decoder, ids);
+        assert_eq!(logits, crate::golden::logits(&again, ids), "{what}");
+        let mut whole = Decoder::load(dir.path(), Dtype::F32).unwrap();
+        whole.load_adapter(adapter.path(), false).unwrap();
+        let apart = crate::golden::logits(&whole, ids);
+        whole.merge(None);
+        let d = crate::golden::distance(&apart, &crate::golden::logits(&whole, ids));
+        assert!(d < 1e-3, "{what}: the merged model differs by {d}");
+    }
 }
 
 #[test]
