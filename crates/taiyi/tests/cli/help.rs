@@ -46,7 +46,7 @@ fn wrong_arguments_exit_2_and_say_what_is_meant() {
         ("modle info", "unrecognized subcommand 'modle'"),
         ("model logits --model m", "--tokens <FILE.json>"),
         ("model logits --model m --tokens t --out o --dtype f16", "[possible values: f32, bf16, nf4]"),
-        ("model merge --model m --adapter a --out o --to gguf", "[possible values: hf, bnb-nf4]"),
+        ("model merge --model m --adapter a --out o --to gguf", "[possible values: hf,"),
         ("extract notes", "--types <NAMES>"),
         ("extract notes --types a --to brat", "--out <PATH>"),
         ("extract notes --types a --unit page", "expected `document`, `sentence` or a number of characters"),

@@ -120,23 +120,23 @@ fn a_model_exported_in_four_bits_is_the_model_in_four_bits() {
         assert_eq!(config["quantization_config"]["quant_method"], "bitsandbytes");
         assert_eq!(config["quantization_config"]["llm_int8_skip_modules"], serde_json::json!(["lm_head"]));
         place.taiyi("model info --model four").fine();
-        let source = match adapter {
-            "" => "model",
-            _ => {
-                place.taiyi("model merge --model model --adapter adapter --dtype f32 --out merged").fine();
-                "merged"
-            }
-        };
-        place.taiyi(&format!("model logits --model {source} --dtype nf4 {tokens} apart.safetensors")).fine();
-        place.taiyi(&format!("model logits --model four --dtype nf4 {tokens} four.safetensors")).fine();
-        let (apart, four) = (read("apart.safetensors"), read("four.safetensors"));
         if adapter.is_empty() {
-            assert_eq!(bits(&apart), bits(&four));
+            place.taiyi(&format!("model logits --model model --dtype nf4 {tokens} apart.safetensors")).fine();
+            place.taiyi(&format!("model logits --model four --dtype nf4 {tokens} four.safetensors")).fine();
+            assert_eq!(bits(&read("apart.safetensors")), bits(&read("four.safetensors")));
         } else {
-            // The sum is rounded to bf16 before it is quantised in one of the two.
-            let worst = apart.iter().zip(&four).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-            let largest = apart.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
-            assert!(worst <= 0.2 * largest, "{worst} of {largest}");
+            place.taiyi("model merge --model model --adapter adapter --dtype f32 --out merged").fine();
+            // The exact sums were quantised: NF4 is some 9 % of such weights (root mean square), whatever the logits make of it.
+            let name = "model.layers.1.mlp.down_proj.weight";
+            let weight = |folder: &str| {
+                Weights::open(&place.path(folder)).unwrap().f32(name, &[32, 64]).unwrap()
+            };
+            let (exact, quantised) = (weight("merged"), weight("four"));
+            let squares = |values: &mut dyn Iterator<Item = f32>| values.map(|v| v * v).sum::<f32>();
+            let lost = squares(&mut exact.iter().zip(&quantised).map(|(a, b)| a - b));
+            let share = (lost / squares(&mut exact.iter().copied())).sqrt();
+            assert!(share > 0.03 && share < 0.15, "{share}");
+            assert!(ran.stderr.contains("% from the exact sums"), "{}", ran.stderr);
         }
         std::fs::remove_dir_all(place.path("four")).unwrap();
     }
