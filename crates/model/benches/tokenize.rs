@@ -1,6 +1,6 @@
 //! Single-thread encoding speed in megabytes of UTF-8 a second, on the text the peers were measured on
 //! (`../shared/peers/data/text.txt.gz`, line by line): the vocabulary of Qwen, and one trained here, by our encoder and by the
-//! `tokenizers` crate.
+//! `tokenizers` crate. With `--json` only Qwen's encoding is measured, for `scripts/tokenizer-peers`.
 // A skipped test, and a measurement, say so to the person who runs them.
 #![allow(clippy::print_stderr)]
 
@@ -35,6 +35,11 @@ fn main() {
         }
         count
     };
+    if std::env::args().any(|argument| argument == "--json") {
+        let (first, median, tokens) = speeds(megabytes, || ours(&qwen));
+        eprintln!("{{\"first\": {first:.2}, \"median\": {median:.2}, \"tokens\": {tokens}}}");
+        return;
+    }
     measure("qwen.tiktoken", megabytes, || ours(&qwen));
     let ids: Vec<u32> = lines.iter().flat_map(|line| qwen.encode(line)).collect();
     measure("qwen.tiktoken, decoding", megabytes, || {
@@ -58,26 +63,30 @@ fn main() {
 }
 
 /// Runs a few passes and prints the first and the median of the others.
-fn measure(name: &str, megabytes: f64, mut pass: impl FnMut() -> usize) {
+fn measure(name: &str, megabytes: f64, pass: impl FnMut() -> usize) {
+    let clock = if on_processor().is_some() { "processor time" } else { "wall time" };
+    let (first, median, tokens) = speeds(megabytes, pass);
+    eprintln!("{name}: {median:.1} MB/s of {clock} (first pass {first:.1}), {tokens} tokens");
+}
+
+/// Runs a few passes: megabytes a second of the first, the median of the others, and what a pass counted. On a shared
+/// machine the time on the processor is the fairer one.
+fn speeds(megabytes: f64, mut pass: impl FnMut() -> usize) -> (f64, f64, usize) {
     let mut tokens = 0;
-    let (mut speeds, mut clock): (Vec<f64>, &str) = (Vec::new(), "");
-    for _ in 0..6 {
-        let (start, before) = (Instant::now(), on_processor());
-        tokens = pass();
-        // On a shared machine the time on the processor is the fairer one.
-        let seconds;
-        (seconds, clock) = match (before, on_processor()) {
-            (Some(before), Some(after)) => ((after - before) as f64 / 1e9, "processor time"),
-            _ => (start.elapsed().as_secs_f64(), "wall time"),
-        };
-        speeds.push(megabytes / seconds);
-    }
+    let mut speeds: Vec<f64> = (0..6)
+        .map(|_| {
+            let (start, before) = (Instant::now(), on_processor());
+            tokens = pass();
+            let seconds = match (before, on_processor()) {
+                (Some(before), Some(after)) => (after - before) as f64 / 1e9,
+                _ => start.elapsed().as_secs_f64(),
+            };
+            megabytes / seconds
+        })
+        .collect();
     let first = speeds.remove(0);
     speeds.sort_by(f64::total_cmp);
-    eprintln!(
-        "{name}: {:.1} MB/s of {clock} (first pass {first:.1}), {tokens} tokens",
-        speeds[speeds.len() / 2]
-    );
+    (first, speeds[speeds.len() / 2], tokens)
 }
 
 /// Nanoseconds this thread has run, where Linux tells.
