@@ -254,7 +254,8 @@ fn optional_json(path: &Path) -> Result<Value, TokenizerError> {
     serde_json::from_slice(&read_file(path)?).map_err(|e| TokenizerError::json(path, e))
 }
 
-/// A rank list: its merges are the last step of building each token out of the ones before it.
+/// A rank list: whatever two neighbours make a token merge, the smallest rank first, so every way of cutting a token in two is a
+/// merge (as in transformers' conversion of such lists).
 fn of_ranks(path: &Path, bytes: &[u8], config: &TokenizerConfig) -> Result<Vocabulary, TokenizerError> {
     let glm4 = config.tokenizer_class.as_deref() == Some("ChatGLM4Tokenizer");
     let family = if glm4 { ranks::RankFamily::Glm4 } else { ranks::RankFamily::Qwen };
@@ -272,9 +273,10 @@ fn of_ranks(path: &Path, bytes: &[u8], config: &TokenizerConfig) -> Result<Vocab
             _ => (alphabet.spell(token), TokenKind::Normal),
         };
         vocabulary.tokens.push(Token { text, score: 0.0, kind });
-        if let Some((left, right)) = last_merge(&list, token, id) {
-            vocabulary.merges.push(format!("{} {}", alphabet.spell(left), alphabet.spell(right)));
-        }
+        let merges = cuts(&list, token).into_iter();
+        vocabulary.merges.extend(
+            merges.map(|(left, right)| format!("{} {}", alphabet.spell(left), alphabet.spell(right))),
+        );
     }
     if !glm4 && config.added_tokens.is_empty() {
         for token in ranks::qwen_special_tokens(list.len() as u32) {
@@ -284,19 +286,16 @@ fn of_ranks(path: &Path, bytes: &[u8], config: &TokenizerConfig) -> Result<Vocab
     Ok(vocabulary)
 }
 
-/// The two parts that a token is made of by merges of lower rank; `None` for single bytes and for tokens that merging never
-/// makes.
-fn last_merge<'t>(list: &Bytes, token: &'t [u8], rank: u32) -> Option<(&'t [u8], &'t [u8])> {
-    let mut ends: Vec<usize> = (1..=token.len()).collect();
-    let start = |ends: &[usize], at: usize| if at == 0 { 0 } else { ends[at - 1] };
-    while ends.len() > 2 {
-        let (_, at) = (0..ends.len() - 1)
-            .filter_map(|at| Some((list.id_of(&token[start(&ends, at)..ends[at + 1]])?, at)))
-            .filter(|&(found, _)| found < rank)
-            .min()?;
-        ends.remove(at);
-    }
-    (ends.len() == 2).then(|| token.split_at(ends[0]))
+/// The ways of cutting a token into two tokens, by their ranks.
+fn cuts<'t>(list: &Bytes, token: &'t [u8]) -> Vec<(&'t [u8], &'t [u8])> {
+    let mut found: Vec<_> = (1..token.len())
+        .filter_map(|at| {
+            let (left, right) = token.split_at(at);
+            Some((list.id_of(left)?, list.id_of(right)?, left, right))
+        })
+        .collect();
+    found.sort();
+    found.into_iter().map(|(_, _, left, right)| (left, right)).collect()
 }
 
 /// A byte-level `tokenizer.json`.
@@ -404,20 +403,14 @@ mod tests {
     }
 
     #[test]
-    fn merges_are_recovered_from_ranks() {
-        let tokens: Vec<(u32, Vec<u8>)> = [&b"a"[..], b"b", b"c", b"ab", b"bc", b"abc", b"cab", b"xyz"]
-            .into_iter()
-            .map(<[u8]>::to_vec)
-            .enumerate()
-            .map(|(i, t)| (i as u32, t))
-            .collect();
+    fn every_cut_of_a_token_is_a_merge() {
+        let texts = [&b"a"[..], b"b", b"c", b"ab", b"bc", b"abc", b"xyz"];
+        let tokens: Vec<(u32, Vec<u8>)> = (0..).zip(texts.map(<[u8]>::to_vec)).collect();
         let list = Bytes::new(&tokens);
-        let of = |rank: u32| last_merge(&list, list.bytes_of(rank), rank);
-        assert_eq!(of(0), None);
-        assert_eq!(of(3), Some((&b"a"[..], &b"b"[..])));
-        // `ab` has the lower rank, so `abc` is `ab` and `c`.
-        assert_eq!(of(5), Some((&b"ab"[..], &b"c"[..])));
-        assert_eq!(of(6), Some((&b"c"[..], &b"ab"[..])));
-        assert_eq!(of(7), None, "no merges lead to it");
+        let of = |rank: u32| cuts(&list, list.bytes_of(rank));
+        assert_eq!(of(0), []);
+        assert_eq!(of(3), [(&b"a"[..], &b"b"[..])]);
+        assert_eq!(of(5), [(&b"a"[..], &b"bc"[..]), (&b"ab"[..], &b"c"[..])]);
+        assert_eq!(of(6), [], "no merges lead to it");
     }
 }

@@ -401,12 +401,13 @@ fn place(
         Error::malformed(path, format!("tensor {}", quoted(name)), expected, found)
     };
     let (columns, rows) = stored.shape.split_last().expect("at least one dimension was read");
-    let row = stored.kind.row_bytes(*columns).ok_or_else(|| {
-        let (name, values) = (stored.kind.name(), stored.kind.values());
-        bad(format!("rows of whole {name} blocks of {values}"), format!("rows of {columns}"))
-    })?;
+    let kind = stored.kind;
+    if !columns.is_multiple_of(kind.values()) {
+        let expected = format!("rows of whole {} blocks of {}", kind.name(), kind.values());
+        return Err(bad(expected, format!("rows of {columns}")));
+    }
     let rows = rows.iter().try_fold(1_usize, |n, &d| n.checked_mul(d));
-    let size = rows.and_then(|n| n.checked_mul(row));
+    let size = rows.and_then(|n| n.checked_mul(kind.row_bytes(*columns)?));
     let values = rows.and_then(|n| n.checked_mul(*columns));
     let (Some(size), Some(_)) = (size, values) else {
         return Err(bad("a shape whose values can be counted".to_owned(), format!("{:?}", stored.shape)));

@@ -108,7 +108,8 @@ pub(super) fn read(path: &Path, bytes: &[u8], file: usize) -> Result<Vec<(String
     let mut entries = Vec::new();
     let mut taken = std::collections::BTreeSet::new();
     for tensor in architecture.tensors {
-        let layers = if tensor.hf.contains("{}") { sizes.layers } else { 1 };
+        // A damaged count of layers must not make work: no layer is without a tensor.
+        let layers = if tensor.hf.contains("{}") { sizes.layers.min(header.tensors.len()) } else { 1 };
         for layer in 0..layers {
             let name = in_layer(tensor.hf, layer);
             let parts: Vec<(String, _)> =
@@ -116,10 +117,6 @@ pub(super) fn read(path: &Path, bytes: &[u8], file: usize) -> Result<Vec<(String
             let held: Vec<_> =
                 parts.iter().filter_map(|(part, order)| Some((header.tensors.get(part)?, *order))).collect();
             if held.is_empty() {
-                // The tensors of a layer come together: a count of layers from a damaged file ends here.
-                if tensor.presence == architectures::Presence::Always {
-                    break;
-                }
                 continue;
             }
             if held.len() < parts.len() {
