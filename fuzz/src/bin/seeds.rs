@@ -7,6 +7,14 @@ use std::{fs, path::PathBuf};
 mod made;
 
 use made::{Pickle, archive, legacy, safetensors};
+use taiyi_model::{
+    Decoder, DecoderConfig, Dtype,
+    tokenizer::gguf_vocabulary,
+    weights::{
+        Weights,
+        gguf::{Exported, Mixture, export},
+    },
+};
 
 fn main() {
     let Some(root) = std::env::args_os().nth(1).map(PathBuf::from) else { panic!("usage: seeds FOLDER") };
@@ -58,6 +66,9 @@ fn main() {
     let json = fs::read(taiyi_fuzz::folder(&[]).join("tokenizer/tokenizer.json")).expect("it was written");
     assert!(tokenizer.vocab_size() > 0);
     write("tokenizer_json", "byte_level", &json);
+    for (name, mixture) in [("f16", Mixture::F16), ("q8_0", Mixture::Q8_0)] {
+        write("gguf", name, &gguf(mixture));
+    }
     write("tiktoken", "letters", b"YQ== 0\nYg== 1\nYWI= 2\n5aS0 3\nIGE= 4\n");
     let chatml = "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
     write("chat_template", "chatml", chatml.as_bytes());
@@ -85,6 +96,25 @@ fn four_bits(double: bool) -> Vec<u8> {
     let state = state.to_string().into_bytes();
     parts.push(("w.quant_state.bitsandbytes__nf4".to_owned(), "U8", vec![state.len()], state));
     made::tensors(&parts)
+}
+
+/// A small model and its tokenizer in GGUF.
+fn gguf(mixture: Mixture) -> Vec<u8> {
+    let tokenizer = taiyi_fuzz::tokenizer();
+    let folder = taiyi_fuzz::folder(&[]);
+    let config = serde_json::json!({
+        "model_type": "qwen2", "vocab_size": tokenizer.vocab_size(), "hidden_size": 32, "intermediate_size": 32,
+        "num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 16, "rms_norm_eps": 1e-6
+    });
+    let place = folder.join("tokenizer");
+    let described = DecoderConfig::from_json(&config, &place).expect("a known architecture");
+    Decoder::random(described, 1).and_then(|d| d.save(&place, Dtype::F32)).expect("the folder can be written");
+    let weights = Weights::open(&place).expect("what was written is read");
+    let vocabulary = gguf_vocabulary(&place).expect("a tokenizer of bytes");
+    let out = folder.join("seed.gguf");
+    let asked = Exported { config: &config, place: &place, name: "seed", vocabulary, mixture };
+    export(&weights, asked, &out, &mut |_, _| {}).expect("an architecture that GGUF has");
+    fs::read(out).expect("it was written")
 }
 
 /// A `config.json` of each architecture, sizes made up.

@@ -147,7 +147,7 @@ const SOUGHT: &str = "model.safetensors, model.safetensors.index.json, pytorch_m
     checkpoint.pt, one .gguf file";
 
 /// Bytes of an index of shards: some hundred a tensor.
-const MAX_INDEX: u64 = 64 << 20;
+const MAX_INDEX: u64 = 16 << 20;
 
 impl Weights {
     /// Opens the weights of a model folder, in any of the layouts Hugging Face writes, or a fairseq checkpoint in it, or a GGUF

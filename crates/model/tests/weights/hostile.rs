@@ -268,7 +268,7 @@ fn an_index_that_reaches_outside() {
     std::fs::write(&index, format!("{{\"weight_map\": {}", "[".repeat(2_000_000))).unwrap();
     refuse_with(&["index.json", "not valid JSON"], || Weights::open(&model).err());
     File::create(&index).unwrap().set_len(3 << 30).unwrap();
-    refuse_with(&["index.json", "at most 67108864 bytes"], || Weights::open(&model).err());
+    refuse_with(&["index.json", "at most 16777216 bytes"], || Weights::open(&model).err());
 }
 
 #[cfg(unix)]
