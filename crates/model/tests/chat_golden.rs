@@ -153,27 +153,260 @@ fn glm4_layout() {
     }
 }
 
+const NAMED: &[&str] = &[
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "[gMASK]",
+    "<sop>",
+    "<eop>",
+    "<|system|>",
+    "<|user|>",
+    "<|assistant|>",
+    "<|observation|>",
+    "</s>",
+    "<reserved_102>",
+    "<reserved_103>",
+    "<reserved_106>",
+    "<reserved_107>",
+    "<|start_header_id|>",
+    "<|end_header_id|>",
+    "<|eot_id|>",
+    "<|end_of_text|>",
+    "learned1",
+    "learned2",
+    "learned3",
+    "learned4",
+    "learned5",
+    "learned6",
+    "learned7",
+    "learned8",
+    "learned9",
+];
+
 /// A small tokenizer whose special tokens are those of all formats.
 fn small() -> Tokenizer {
-    let named = [
-        "<|endoftext|>",
-        "<|im_start|>",
-        "<|im_end|>",
-        "[gMASK]",
-        "<sop>",
-        "<|system|>",
-        "<|user|>",
-        "<|assistant|>",
-        "<|observation|>",
-    ];
+    with_tokens(NAMED)
+}
+
+fn with_tokens(named: &[&str]) -> Tokenizer {
     let options = TrainerOptions {
-        vocab_size: 300,
-        special_tokens: named.map(str::to_owned).to_vec(),
+        vocab_size: 320,
+        special_tokens: named.iter().map(|token| (*token).to_owned()).collect(),
         ..TrainerOptions::default()
     };
     let mut trainer = Trainer::new(options).unwrap();
     trainer.add(&"\n\n\n\n the answer 疾病：糖尿病 \n\n".repeat(50), 1.0).unwrap();
     trainer.finish(&mut |_| {}).unwrap().tokenizer().clone()
+}
+
+/// As `small`, read from a folder whose configuration names where texts begin and end.
+fn with_boundaries() -> Tokenizer {
+    let options = TrainerOptions {
+        vocab_size: 290,
+        special_tokens: NAMED.iter().chain(&["<s>"]).map(|token| (*token).to_owned()).collect(),
+        ..TrainerOptions::default()
+    };
+    let mut trainer = Trainer::new(options).unwrap();
+    trainer.add("a text of some words", 1.0).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    trainer.finish(&mut |_| {}).unwrap().save(dir.path()).unwrap();
+    let config = json!({"bos_token": "<s>", "eos_token": {"content": "</s>"}});
+    fs::write(dir.path().join("tokenizer_config.json"), config.to_string()).unwrap();
+    Tokenizer::load(dir.path()).unwrap()
+}
+
+/// The layouts as published code and templates write them: what is served before the second reply, and what is learned of both.
+#[test]
+fn known_layouts_are_the_published_ones() {
+    let tokenizer = with_boundaries();
+    let asked = [
+        Message::system("Be brief."),
+        Message::user("hello"),
+        Message::assistant("hi there"),
+        Message::user("again"),
+    ];
+    let answered: Vec<Message> = asked.iter().cloned().chain([Message::assistant("fine")]).collect();
+    let learned_prompt = "learned1learned2learned3learned4learned5learned6learned7learned8learned9";
+    let cases = [
+        (
+            "taiyi1",
+            "<|endoftext|>Be brief.\nhello<|endoftext|>hi there<|endoftext|>again<|endoftext|>",
+            ["hi there<|endoftext|>", "fine<|endoftext|>"],
+        ),
+        (
+            "taiyi1_multi",
+            "Be brief.\nhello<|endoftext|>hi there<|endoftext|>again<|endoftext|>",
+            ["hi there<|endoftext|>", "fine<|endoftext|>"],
+        ),
+        (
+            "chatml",
+            "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\nhi there<|im_end|>\n<|im_start|>user\nagain<|im_end|>\n<|im_start|>assistant\n",
+            ["hi there<|im_end|>", "fine<|im_end|>"],
+        ),
+        (
+            "glm4",
+            "[gMASK]<sop><|system|>\nBe brief.<|user|>\nhello<|assistant|>\nhi there<|user|>\nagain<|assistant|>",
+            ["\nhi there<|user|>", "\nfine<|user|>"],
+        ),
+        (
+            "qwen3",
+            "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\nhi there<|im_end|>\n<|im_start|>user\nagain<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n",
+            ["hi there<|im_end|>", "fine<|im_end|>"],
+        ),
+        (
+            "vicuna",
+            "<s>Be brief. USER: hello ASSISTANT: hi there</s>USER: again ASSISTANT:",
+            [" hi there</s>", " fine</s>"],
+        ),
+        (
+            "alpaca",
+            "<s>Be brief.\n\n### Instruction:\nhello\n\n### Response:hi there</s>### Instruction:\nagain\n\n### Response:",
+            ["hi there</s>", "fine</s>"],
+        ),
+        (
+            "alpaca_zh",
+            "<s>Be brief.\n\n### Instruction:\nhello\n\n### Response: hi there</s>### Instruction:\nagain\n\n### Response: ",
+            ["hi there</s>", "fine</s>"],
+        ),
+        (
+            "alpaca2_zh",
+            "<s>[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\nhello [/INST]hi there</s><s>[INST] again [/INST]",
+            ["hi there</s>", "fine</s>"],
+        ),
+        (
+            "llama2",
+            "<s>[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\nhello [/INST] hi there </s><s>[INST] again [/INST]",
+            [" hi there </s>", " fine </s>"],
+        ),
+        (
+            "llama3",
+            "<s><|start_header_id|>system<|end_header_id|>\n\nBe brief.<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nhello<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\nhi there<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nagain<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
+            ["hi there<|eot_id|>", "fine<|eot_id|>"],
+        ),
+        (
+            "baichuan",
+            "Be brief.<reserved_102>hello<reserved_103>hi there<reserved_102>again<reserved_103>",
+            ["hi there<reserved_102>", "fine</s>"],
+        ),
+        (
+            "baichuan2",
+            "Be brief.<reserved_106>hello<reserved_107>hi there<reserved_106>again<reserved_107>",
+            ["hi there<reserved_106>", "fine</s>"],
+        ),
+        (
+            "chatglm",
+            "Be brief.\n[Round 0]\n问：hello\n答：hi there\n[Round 1]\n问：again\n答：[gMASK]<sop>",
+            ["hi there<eop>", "fine<eop>"],
+        ),
+        ("biogpt", "</s>Be brief. hello hi there</s> again", [" hi there</s>", " fine</s>"]),
+        (
+            "biogpt_prompt",
+            &format!("</s>Be brief. hello{learned_prompt} hi there</s> again{learned_prompt}"),
+            [" hi there</s>", " fine</s>"],
+        ),
+        ("bloom", "Be brief.\nhello hi there</s>again", [" hi there</s>", " fine</s>"]),
+        ("completion", "<s>Be brief.\nhello hi there</s>again", [" hi there</s>", " fine</s>"]),
+    ];
+    assert!(ChatFormat::names().eq(cases.iter().map(|(name, ..)| *name)));
+    for (name, text, answers) in cases {
+        let format = ChatFormat::by_name(name, &tokenizer).unwrap();
+        let served = format.render(&tokenizer, &asked, true).unwrap();
+        assert_eq!(tokenizer.decode(&served.ids), text, "{name}");
+        let samples = format.render_for_training(&tokenizer, &answered).unwrap();
+        let learned: String = samples
+            .iter()
+            .map(|sample| {
+                let ids = sample.ids.iter().zip(&sample.learned).filter(|(_, learned)| **learned);
+                tokenizer.decode(&ids.map(|(id, _)| *id).collect::<Vec<u32>>())
+            })
+            .collect();
+        assert_eq!(learned, answers.concat(), "{name}");
+        let ends = served.ids.len()..samples[samples.len() - 1].ids.len();
+        assert_eq!(tokenizer.decode(&samples[samples.len() - 1].ids[ends]).trim_end(), answers[1], "{name}");
+    }
+
+    // A lone question of ChatGLM-6B stands as it is; without a system message Vicuna and Alpaca bring their own.
+    let served = |name: &str| {
+        let format = ChatFormat::by_name(name, &tokenizer).unwrap();
+        tokenizer.decode(&format.render(&tokenizer, &asked[1..2], true).unwrap().ids)
+    };
+    assert_eq!(served("chatglm"), "hello[gMASK]<sop>");
+    assert_eq!(
+        served("vicuna"),
+        "<s>A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, and polite answers to the user's questions. USER: hello ASSISTANT:"
+    );
+    assert_eq!(
+        served("alpaca"),
+        "<s>Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n### Instruction:\nhello\n\n### Response:"
+    );
+    assert_eq!(
+        served("alpaca2_zh"),
+        "<s>[INST] <<SYS>>\nYou are a helpful assistant. 你是一个乐于助人的助手。\n<</SYS>>\n\nhello [/INST]"
+    );
+    assert_eq!(served("llama2"), "<s>[INST] hello [/INST]");
+}
+
+#[test]
+fn templates_that_mark_what_the_model_says_are_believed() {
+    let tokenizer = small();
+    let load = |template: &str| ChatFormat::load(folder(&[], Some(template)).path(), &tokenizer).unwrap();
+    let learned = |format: &ChatFormat, messages: &[Message]| {
+        let rendered = format.render(&tokenizer, messages, false).unwrap();
+        let ids = rendered.ids.iter().zip(&rendered.learned).filter(|(_, learned)| **learned);
+        tokenizer.decode(&ids.map(|(id, _)| *id).collect::<Vec<u32>>())
+    };
+    let messages =
+        [Message::user("a"), Message::assistant("b <|im_end|>"), Message::user("c"), Message::assistant("d")];
+    // The mark inside the block, after it, and a block that is not all of the turn.
+    let inside = load(
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' %}{% generation %}{{ m.content }}<|im_end|>{% endgeneration %}\n{% else %}{{ m.content }}<|im_end|>\n{% endif %}{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
+    );
+    assert_eq!(learned(&inside, &messages), "b <|im_end|><|im_end|>d<|im_end|>");
+    assert_eq!(inside.stop_ids().len(), 2);
+    let after = load(
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' %}think: {%- generation -%}  {{ m.content }} {%- endgeneration -%}{% else %}{{ m.content }}{% endif %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\nthink:{% endif %}",
+    );
+    assert_eq!(learned(&after, &messages), "b <|im_end|><|im_end|>d<|im_end|>");
+    for format in [&inside, &after] {
+        for turn in [1, 3] {
+            let trained = format.render(&tokenizer, &messages[..=turn], false).unwrap();
+            let served = format.render(&tokenizer, &messages[..turn], true).unwrap();
+            assert_eq!(trained.ids[..served.ids.len()], served.ids);
+            assert!(!trained.learned[served.ids.len() - 1] && trained.learned[served.ids.len()]);
+        }
+    }
+}
+
+#[test]
+fn answers_that_later_turns_change_are_samples_of_their_own() {
+    let tokenizer = small();
+    // Only the newest answer keeps its thinking.
+    let format = ChatFormat::load(
+        folder(&[], Some("{% for m in messages %}<|im_start|>{{ m.content if loop.last else m.content.split('#')[-1] }}<|im_end|>{% endfor %}{% if add_generation_prompt %}<|im_start|>{% endif %}")).path(),
+        &tokenizer,
+    )
+    .unwrap();
+    let messages =
+        [Message::user("a"), Message::assistant("so#b"), Message::user("c"), Message::assistant("d")];
+    let error = format.render(&tokenizer, &messages, false).unwrap_err();
+    assert!(matches!(error, TokenizerError::NotLearnable { turn: 1, .. }), "{error}");
+    let samples = format.render_for_training(&tokenizer, &messages).unwrap();
+    let texts: Vec<String> = samples.iter().map(|sample| tokenizer.decode(&sample.ids)).collect();
+    assert_eq!(
+        texts,
+        [
+            "<|im_start|>a<|im_end|><|im_start|>so#b<|im_end|>",
+            "<|im_start|>a<|im_end|><|im_start|>b<|im_end|><|im_start|>c<|im_end|><|im_start|>d<|im_end|>"
+        ]
+    );
+    for (sample, turn) in samples.iter().zip([1, 3]) {
+        let served = format.render(&tokenizer, &messages[..turn], true).unwrap();
+        let learned: Vec<bool> = (0..sample.ids.len()).map(|at| at >= served.ids.len()).collect();
+        assert_eq!((&sample.ids[..served.ids.len()], &sample.learned), (&served.ids[..], &learned));
+    }
+    // What no sample shows stays refused.
+    assert!(format.render_for_training(&tokenizer, &messages[1..]).is_err());
 }
 
 fn conversation() -> Vec<Message> {
@@ -194,28 +427,37 @@ fn training_and_serving_see_the_same_ids_in_every_format() {
     for name in ChatFormat::names() {
         let format = ChatFormat::by_name(name, &tokenizer).unwrap();
         let messages = conversation();
-        let trained = format.render(&tokenizer, &messages, false).unwrap();
-        assert_eq!(trained.ids.len(), trained.learned.len());
+        let samples = format.render_for_training(&tokenizer, &messages).unwrap();
+        let turns = messages.iter().filter(|m| m.role == Role::Assistant).count();
+        assert_eq!(samples.len(), if ["qwen3", "chatglm"].contains(&name) { turns } else { 1 }, "{name}");
+        // What a conversation that ends with each answer teaches, is what the sample of that answer teaches.
         let mut expected = Vec::new();
-        for (turn, message) in messages.iter().enumerate().filter(|(_, m)| m.role == Role::Assistant) {
+        let answers = messages.iter().enumerate().filter(|(_, m)| m.role == Role::Assistant);
+        for (index, (turn, message)) in answers.enumerate() {
+            let trained = &samples[index.min(samples.len() - 1)];
+            assert_eq!(trained.ids.len(), trained.learned.len());
             let served = format.render(&tokenizer, &messages[..turn], true).unwrap();
             assert!(served.learned.iter().all(|learned| !learned));
             assert_eq!(trained.ids[..served.ids.len()], served.ids, "{name}, answer {turn}");
-            assert!(!trained.learned[served.ids.len() - 1] || name == "glm4", "{name}");
+            let marks_next = ["glm4", "baichuan", "baichuan2"].contains(&name);
+            assert!(!trained.learned[served.ids.len() - 1] || marks_next, "{name}");
             // What follows the prompt is the answer and one stop token, all of it learned.
             let rest = &trained.ids[served.ids.len()..];
             let end = rest.iter().position(|id| format.stop_ids().contains(id)).unwrap();
-            assert_eq!(
-                format.reply(&tokenizer.decode(&rest[..end])),
-                message.content,
-                "{name}, answer {turn}"
-            );
+            let decoded = tokenizer.decode(&rest[..end]);
+            // Published templates of LLaMA and Qwen3 cut white space off answers.
+            let (found, said) = match name {
+                "llama2" | "llama3" | "qwen3" => (format.reply(&decoded).trim(), message.content.trim()),
+                _ => (format.reply(&decoded), message.content.as_str()),
+            };
+            assert_eq!(found, said, "{name}, answer {turn}");
             assert!(
                 trained.learned[served.ids.len()..=served.ids.len() + end].iter().all(|learned| *learned)
             );
             expected.push(end + 1);
         }
-        assert_eq!(trained.learned.iter().filter(|l| **l).count(), expected.iter().sum::<usize>(), "{name}");
+        let learned = samples.iter().flat_map(|sample| &sample.learned).filter(|learned| **learned).count();
+        assert_eq!(learned, expected.iter().sum::<usize>(), "{name}");
     }
 }
 
@@ -228,7 +470,8 @@ fn content_never_becomes_structure() {
         let count = |content: &str| {
             let messages = [Message::user(content), Message::assistant(content), Message::user(content)];
             let rendered = format.render(&tokenizer, &messages, true).unwrap();
-            assert!(tokenizer.decode(&rendered.ids).matches(content).count() >= 3, "{name} {content:?}");
+            let text = tokenizer.decode(&rendered.ids);
+            assert!(text.matches(content).count() >= 3, "{name} {content:?}: {text}");
             rendered.ids.iter().filter(|id| tokenizer.is_special(**id)).count()
         };
         let plain = count("plain");
@@ -254,7 +497,10 @@ fn folder(files: &[(&str, Value)], template: Option<&str>) -> tempfile::TempDir 
 #[test]
 fn formats_are_found_beside_a_model() {
     let tokenizer = small();
-    let name = |dir: tempfile::TempDir| ChatFormat::load(dir.path(), &tokenizer).unwrap().name().to_owned();
+    let found = |tokenizer: &Tokenizer, dir: tempfile::TempDir| {
+        ChatFormat::load(dir.path(), tokenizer).map(|format| format.name().to_owned())
+    };
+    let name = |dir: tempfile::TempDir| found(&tokenizer, dir).unwrap();
     assert_eq!(name(folder(&[], None)), "taiyi1");
     assert_eq!(name(folder(&[("generation_config.json", json!({"chat_format": "chatml"}))], None)), "chatml");
     assert_eq!(name(folder(&[("generation_config.json", json!({"chat_format": "raw"}))], None)), "taiyi1");
@@ -265,7 +511,63 @@ fn formats_are_found_beside_a_model() {
     for known in ChatFormat::names() {
         let source = ChatFormat::template_source(known).unwrap();
         assert_eq!(name(folder(&[("tokenizer_config.json", json!({"chat_template": source}))], None)), known);
+        assert_eq!(name(folder(&[("chat_template.json", json!({"chat_template": source}))], None)), known);
         assert_eq!(name(folder(&[], Some(source))), known);
+        let others = json!([{"name": "rag", "template": "x"}, {"name": "default", "template": source}]);
+        assert_eq!(name(folder(&[("tokenizer_config.json", json!({"chat_template": others}))], None)), known);
+        let others = json!({"rag": "x", "default": source});
+        assert_eq!(name(folder(&[("chat_template.json", json!({"chat_template": others}))], None)), known);
+    }
+
+    // By architecture and vocabulary.
+    let model = |tokens: &[&str], config: Value, generation: Value| {
+        let tokenizer = with_tokens(tokens);
+        found(&tokenizer, folder(&[("config.json", config), ("generation_config.json", generation)], None))
+    };
+    let id = |tokens: &[&str], token| with_tokens(tokens).special_id(token).unwrap();
+    let llama = ["<s>", "</s>", "<|endoftext|>"];
+    let of = |name: &str| json!({"model_type": "llama", "_name_or_path": name});
+    for (path, expected) in [
+        ("lmsys/vicuna-7b-v1.5", "vicuna"),
+        ("decapoda-research/alpaca-7b", "alpaca"),
+        ("ziqingyang/chinese-alpaca-plus-7b", "alpaca_zh"),
+        ("hfl/chinese-alpaca-2-7b", "alpaca2_zh"),
+        ("meta-llama/Llama-2-7b-chat-hf", "llama2"),
+    ] {
+        assert_eq!(model(&llama, of(path), json!({})).unwrap(), expected);
+    }
+    let llama3 = ["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|end_of_text|>"];
+    assert_eq!(model(&llama3, of("x"), json!({})).unwrap(), "llama3");
+    let qwen3 = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"];
+    assert_eq!(model(&qwen3, json!({"model_type": "qwen3"}), json!({})).unwrap(), "qwen3");
+    assert_eq!(model(&qwen3, json!({"model_type": "qwen2"}), json!({})).unwrap(), "taiyi1");
+    let glm = ["[gMASK]", "<sop>", "<|user|>", "<|observation|>", "<|endoftext|>"];
+    assert_eq!(model(&glm, json!({"model_type": "glm"}), json!({})).unwrap(), "glm4");
+    let glm = ["[gMASK]", "<sop>", "<eop>"];
+    assert_eq!(model(&glm, json!({"model_type": "chatglm"}), json!({})).unwrap(), "chatglm");
+    let baichuan = ["</s>", "<reserved_102>", "<reserved_103>", "<reserved_106>", "<reserved_107>"];
+    for (token, expected) in [("<reserved_102>", "baichuan"), ("<reserved_106>", "baichuan2")] {
+        let generation = json!({"user_token_id": id(&baichuan, token)});
+        assert_eq!(model(&baichuan, json!({"model_type": "baichuan"}), generation).unwrap(), expected);
+    }
+    let plain = ["<|endoftext|>"];
+    assert_eq!(model(&plain, json!({"model_type": "biogpt"}), json!({})).unwrap(), "biogpt");
+    assert_eq!(model(&plain, json!({"model_type": "bloom"}), json!({})).unwrap(), "bloom");
+    let error = model(&["<x>"], json!({"model_type": "llama"}), json!({})).unwrap_err().to_string();
+    assert!(error.contains("`completion`") && error.contains("eos_token"), "{error}");
+
+    for (template, part) in [
+        (json!(7), "expected a template"),
+        (
+            json!([{"name": "rag", "template": "x"}, {"name": "tool_use", "template": "x"}]),
+            "found rag, tool_use",
+        ),
+        (json!({}), "expected a template"),
+    ] {
+        let error =
+            found(&tokenizer, folder(&[("tokenizer_config.json", json!({"chat_template": template}))], None));
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains(part) && !error.contains('\n'), "{error}");
     }
 }
 
@@ -361,7 +663,10 @@ fn broken_formats_give_one_line() {
         let message = result.unwrap_err().to_string();
         assert!(message.contains(part) && !message.contains('\n'), "{message}");
     };
-    check(ChatFormat::by_name("vicuna", &tokenizer), "known are taiyi1, taiyi1_multi, chatml, glm4");
+    check(
+        ChatFormat::by_name("koala", &tokenizer),
+        "known are taiyi1, taiyi1_multi, chatml, glm4, qwen3, vicuna",
+    );
     check(ChatFormat::load(folder(&[], Some("{% for m in messages %}")).path(), &tokenizer), "chat template");
     check(
         ChatFormat::load(folder(&[("generation_config.json", json!([1]))], None).path(), &tokenizer),

@@ -1,15 +1,14 @@
-//! The known formats, and formats found beside a model.
+//! The known formats, and formats made from any template.
 
-use std::path::Path;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::Deserialize;
-use serde_json::Value;
 
 use super::Message;
 use super::shield::Shield;
 use super::template::Template;
-use crate::tokenizer::{Tokenizer, TokenizerConfig, TokenizerError};
+use crate::tokenizer::{Tokenizer, TokenizerError};
 
 /// How conversations with one model are laid out; cloning shares it.
 #[derive(Debug, Clone)]
@@ -24,6 +23,7 @@ pub(super) struct Inner {
     pub(super) shield: Shield,
     pub(super) stop_ids: Vec<u32>,
     pub(super) close: Option<String>,
+    pub(super) apart: bool,
     reply_start: String,
     history_ids: Option<usize>,
 }
@@ -36,10 +36,20 @@ struct Facts {
     #[serde(rename = "template")]
     _template: String,
     /// Special tokens that end a reply.
+    #[serde(default)]
     stop: Vec<String>,
+    /// Whether the tokenizer's end-of-text token ends a reply, whatever it is called.
+    #[serde(default)]
+    stop_at_end: bool,
+    /// Further tokens that the template writes.
+    #[serde(default)]
+    tokens: Vec<String>,
     /// The special token that closes the last answer of a training conversation, where the template closes none.
     #[serde(default)]
     close: Option<String>,
+    /// Whether an answer is tokenised as a text of its own, and not as what follows its prompt.
+    #[serde(default)]
+    apart: bool,
     /// What a reply starts with that is no part of its content.
     #[serde(default)]
     reply_start: String,
@@ -48,28 +58,36 @@ struct Facts {
     history_ids: Option<usize>,
 }
 
-/// The formats that come with the program: name, facts, template.
-const KNOWN: [(&str, &str, &str); 4] = [
-    (
-        "taiyi1",
-        include_str!("../../../../data/chat/taiyi1.toml"),
-        include_str!("../../../../data/chat/taiyi1.jinja"),
-    ),
-    (
-        "taiyi1_multi",
-        include_str!("../../../../data/chat/taiyi1_multi.toml"),
-        include_str!("../../../../data/chat/taiyi1_multi.jinja"),
-    ),
-    (
-        "chatml",
-        include_str!("../../../../data/chat/chatml.toml"),
-        include_str!("../../../../data/chat/chatml.jinja"),
-    ),
-    (
-        "glm4",
-        include_str!("../../../../data/chat/glm4.toml"),
-        include_str!("../../../../data/chat/glm4.jinja"),
-    ),
+/// A table of the formats that come with the program: name, facts, template.
+macro_rules! known {
+    ($($name:literal),* $(,)?) => {
+        [$((
+            $name,
+            include_str!(concat!("../../../../data/chat/", $name, ".toml")),
+            include_str!(concat!("../../../../data/chat/", $name, ".jinja")),
+        )),*]
+    };
+}
+
+const KNOWN: [(&str, &str, &str); 18] = known![
+    "taiyi1",
+    "taiyi1_multi",
+    "chatml",
+    "glm4",
+    "qwen3",
+    "vicuna",
+    "alpaca",
+    "alpaca_zh",
+    "alpaca2_zh",
+    "llama2",
+    "llama3",
+    "baichuan",
+    "baichuan2",
+    "chatglm",
+    "biogpt",
+    "biogpt_prompt",
+    "bloom",
+    "completion",
 ];
 
 impl ChatFormat {
@@ -83,7 +101,7 @@ impl ChatFormat {
         KNOWN.iter().find(|(known, ..)| *known == name).map(|(.., template)| *template)
     }
 
-    /// A format that comes with the program: `taiyi1`, `taiyi1_multi`, `chatml` or `glm4`.
+    /// A format that comes with the program; [`names`](Self::names) lists them.
     ///
     /// # Errors
     ///
@@ -103,108 +121,90 @@ impl ChatFormat {
         template: &str,
         tokenizer: &Tokenizer,
     ) -> Result<Self, TokenizerError> {
+        let missing =
+            |token: &str| TokenizerError::NoSpecial { format: name.to_owned(), token: token.to_owned() };
+        // Some vocabularies hold the tokens of a format among ordinary ones.
+        let find = |token: &String| {
+            let id = tokenizer.special_id(token).or_else(|| tokenizer.token_to_id(token));
+            Ok((token.clone(), id.ok_or_else(|| missing(token))?))
+        };
         let mut stop_ids = Vec::new();
+        let mut own = Vec::new();
         for token in facts.stop.iter().chain(&facts.close) {
-            let id = tokenizer
-                .special_id(token)
-                .ok_or_else(|| TokenizerError::NoSpecial { format: name.to_owned(), token: token.clone() })?;
+            let (token, id) = find(token)?;
             if !stop_ids.contains(&id) {
                 stop_ids.push(id);
             }
+            own.push((token, id));
+        }
+        for token in &facts.tokens {
+            own.push(find(token)?);
+        }
+        let tokens = boundaries(tokenizer);
+        if facts.stop_at_end {
+            let end = tokenizer.eos_id().ok_or_else(|| missing("eos_token"))?;
+            stop_ids.insert(0, end);
         }
         let inner = Inner {
             name: name.to_owned(),
-            template: Template::new(name, template, None, None)?,
-            shield: shield(name, tokenizer)?,
+            shield: shield(name, tokenizer, own, &tokens)?,
+            template: Template::new(name, template, tokens)?,
             stop_ids,
             close: facts.close,
+            apart: facts.apart,
             reply_start: facts.reply_start,
             history_ids: facts.history_ids,
         };
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// The format of a model folder.
-    ///
-    /// A template in `chat_template.jinja` or `tokenizer_config.json` counts first (GLM-4's own and copies of the known ones
-    /// become the known formats). Without one, Qwen's first generation uses ChatML when its `generation_config.json` says so,
-    /// and everything else with an end-of-text mark the serialisation of Taiyi 1.
-    ///
-    /// # Errors
-    ///
-    /// Files that cannot be read, a template that does not compile, no format to be found.
-    pub fn load(dir: &Path, tokenizer: &Tokenizer) -> Result<Self, TokenizerError> {
-        let config = TokenizerConfig::read(dir)?;
-        let generation = generation_config(dir)?;
-        if config.tokenizer_class.as_deref() == Some("ChatGLM4Tokenizer") {
-            return Self::by_name("glm4", tokenizer);
-        }
-        let file = dir.join("chat_template.jinja");
-        let source = match std::fs::read_to_string(&file) {
-            Ok(source) => Some(source),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => config.chat_template.clone(),
-            Err(source) => return Err(TokenizerError::Io { path: file, source }),
-        };
-        let Some(source) = source else {
-            let chatml = generation.get("chat_format").and_then(Value::as_str) == Some("chatml");
-            return Self::by_name(if chatml { "chatml" } else { "taiyi1" }, tokenizer);
-        };
-        if let Some((name, ..)) = KNOWN.iter().find(|(.., known)| known.trim() == source.trim()) {
-            return Self::by_name(name, tokenizer);
-        }
-        let mut stop_ids: Vec<u32> = tokenizer.eos_id().into_iter().collect();
-        let listed = match generation.get("eos_token_id") {
-            Some(Value::Array(ids)) => ids.as_slice(),
-            Some(id) => std::slice::from_ref(id),
-            None => &[],
-        };
-        for id in listed.iter().filter_map(Value::as_u64).filter_map(|id| u32::try_from(id).ok()) {
-            if !stop_ids.contains(&id) {
-                stop_ids.push(id);
-            }
-        }
-        Self::from_template(&source, tokenizer, &config, stop_ids)
+    /// The known format whose template this is.
+    pub(super) fn of_known_template(source: &str) -> Option<&'static str> {
+        KNOWN.iter().find(|(.., known)| known.trim() == source.trim()).map(|(name, ..)| *name)
     }
 
-    /// A format from any template: what closes an answer is found by rendering a small conversation.
-    fn from_template(
+    /// A format from any template: what closes an answer is found by rendering a small conversation. `tokens` are the special
+    /// tokens by name, as the configuration gives them.
+    pub(super) fn from_template(
         source: &str,
         tokenizer: &Tokenizer,
-        config: &TokenizerConfig,
+        tokens: BTreeMap<String, String>,
         stop_ids: Vec<u32>,
     ) -> Result<Self, TokenizerError> {
         const NAME: &str = "chat_template";
+        let mut named = boundaries(tokenizer);
+        named.extend(tokens);
         let mut inner = Inner {
             name: NAME.to_owned(),
-            template: Template::new(NAME, source, config.bos_token.clone(), config.eos_token.clone())?,
-            shield: shield(NAME, tokenizer)?,
+            shield: shield(NAME, tokenizer, Vec::new(), &named)?,
+            template: Template::new(NAME, source, named)?,
             stop_ids,
             close: None,
+            apart: false,
             reply_start: String::new(),
             history_ids: None,
         };
+        // Digits, which no template changes.
         let answer = [Message::user("1"), Message::assistant("2")];
         let next = [answer[0].clone(), answer[1].clone(), Message::user("3")];
+        let marks = ['\u{FDD0}', '\u{FDD1}'];
+        let render = |messages: &[Message], generate| {
+            let text = inner.template.render(messages, generate, marks);
+            text.map(|text| text.replace(marks, ""))
+        };
         // A template that refuses these can still serve conversations it accepts.
-        if let (Ok(asked), Ok(answered), Ok(followed)) = (
-            inner.template.render(&answer[..1], true),
-            inner.template.render(&answer, false),
-            inner.template.render(&next, false),
-        ) && let Some(said) = answered.strip_prefix(&asked)
-            && let Some(rest) = followed.strip_prefix(&answered)
+        if let (Ok(asked), Ok(answered)) = (render(&answer[..1], true), render(&answer, false))
+            && let Some(said) = answered.strip_prefix(&asked)
         {
-            let specials: Vec<(&str, u32)> = tokenizer.special_tokens().collect();
-            let last = specials
-                .iter()
-                .filter_map(|(token, id)| Some((said.rfind(token)? + token.len(), token, id)))
-                .max_by_key(|(end, ..)| *end);
-            let mark = match last {
-                Some((_, _, id)) => Some(*id),
+            let within = inner.shield.find(said);
+            let mark = match within.last() {
+                Some((_, id)) => Some(*id),
                 None => {
-                    let opening = specials.iter().filter(|(token, _)| rest.starts_with(token));
-                    let opening = opening.max_by_key(|(token, _)| token.len());
-                    inner.close = opening.map(|(token, _)| (*token).to_owned());
-                    opening.map(|(_, id)| *id)
+                    let followed = render(&next, false).unwrap_or_default();
+                    let rest = followed.strip_prefix(&answered).unwrap_or_default();
+                    let opening = inner.shield.find(rest).into_iter().find(|(at, _)| at.start == 0);
+                    inner.close = opening.as_ref().map(|(at, _)| rest[at.clone()].to_owned());
+                    opening.map(|(_, id)| id)
                 }
             };
             if let Some(id) = mark.filter(|id| !inner.stop_ids.contains(id)) {
@@ -250,24 +250,40 @@ impl ChatFormat {
     }
 }
 
-fn shield(name: &str, tokenizer: &Tokenizer) -> Result<Shield, TokenizerError> {
-    Shield::new(tokenizer.special_tokens()).map_err(|error| TokenizerError::Template {
-        format: name.to_owned(),
-        reason: format!("the special tokens cannot be searched for: {error}"),
-    })
+/// The tokens that begin and end a text, by the names templates use; empty where the vocabulary has none.
+fn boundaries(tokenizer: &Tokenizer) -> BTreeMap<String, String> {
+    let text = |id: u32| {
+        let special = tokenizer.special_tokens().find(|(_, special)| *special == id);
+        special.map_or_else(|| tokenizer.decode(&[id]), |(token, _)| token.to_owned())
+    };
+    let named = [("bos_token", tokenizer.bos_id()), ("eos_token", tokenizer.eos_id())];
+    named.into_iter().map(|(name, id)| (name.to_owned(), id.map(text).unwrap_or_default())).collect()
 }
 
-fn generation_config(dir: &Path) -> Result<serde_json::Map<String, Value>, TokenizerError> {
-    let path = dir.join("generation_config.json");
-    match std::fs::read(&path) {
-        Ok(bytes) => serde_json::from_slice(&bytes).map_err(|source| TokenizerError::Json { path, source }),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Default::default()),
-        Err(source) => Err(TokenizerError::Io { path, source }),
-    }
+/// Guards content against the tokenizer's special tokens, the format's `own` and those that its template writes by name.
+fn shield(
+    name: &str,
+    tokenizer: &Tokenizer,
+    own: Vec<(String, u32)>,
+    named: &BTreeMap<String, String>,
+) -> Result<Shield, TokenizerError> {
+    let named = named.values().filter_map(|token| Some((token.clone(), tokenizer.token_to_id(token)?)));
+    let special = tokenizer.special_tokens().map(|(token, id)| (token.to_owned(), id));
+    let all: Vec<(String, u32)> = special.chain(own).chain(named).collect();
+    let shield = Shield::new(all.iter().map(|(token, id)| (token.as_str(), *id)));
+    let mut shield = shield.map_err(|error| TokenizerError::Template {
+        format: name.to_owned(),
+        reason: format!("the special tokens cannot be searched for: {error}"),
+    })?;
+    // What no vocabulary holds shows the unknown token, which ordinary text may become.
+    shield.allow(&tokenizer.encode("\u{10FFFD}"));
+    Ok(shield)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     #[test]
@@ -275,7 +291,8 @@ mod tests {
         for (name, facts, template) in KNOWN {
             let facts: Facts = toml::from_str(facts).unwrap();
             assert_eq!(facts._template, format!("{name}.jinja"));
-            Template::new(name, template, None, None).unwrap();
+            assert!(facts.stop_at_end || !facts.stop.is_empty(), "{name}: nothing ends a reply");
+            Template::new(name, template, BTreeMap::new()).unwrap();
         }
     }
 

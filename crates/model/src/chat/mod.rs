@@ -5,6 +5,8 @@
 //!
 //! This module does not know how tokens are predicted or trained; it says which ids go in, and which of them are learned.
 
+mod encode;
+mod folder;
 mod format;
 mod render;
 mod shield;

@@ -8,11 +8,13 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 use aho_corasick::{AhoCorasick, Anchored, BuildError, Input, MatchKind, StartKind};
+use rustc_hash::FxHashSet;
 
 /// Finds special tokens in rendered text, and what must be broken up in content, for the tokens of one tokenizer.
 #[derive(Debug, Default)]
 pub(crate) struct Shield {
     specials: Vec<(String, u32)>,
+    ids: FxHashSet<u32>,
     longest: usize,
     searches: Option<Searches>,
 }
@@ -29,8 +31,10 @@ struct Searches {
 
 impl Shield {
     pub(crate) fn new<'s>(specials: impl Iterator<Item = (&'s str, u32)>) -> Result<Self, BuildError> {
-        let specials: Vec<(String, u32)> =
+        let mut specials: Vec<(String, u32)> =
             specials.filter(|(s, _)| !s.is_empty()).map(|(s, id)| (s.to_owned(), id)).collect();
+        specials.sort();
+        specials.dedup_by(|a, b| a.0 == b.0);
         if specials.is_empty() {
             return Ok(Self::default());
         }
@@ -42,7 +46,8 @@ impl Shield {
             ends: AhoCorasick::builder().start_kind(StartKind::Anchored).build(ends)?,
         };
         let longest = texts().map(str::len).max().unwrap_or(0);
-        Ok(Self { specials, longest, searches: Some(searches) })
+        let ids = specials.iter().map(|(_, id)| *id).collect();
+        Ok(Self { specials, ids, longest, searches: Some(searches) })
     }
 
     /// The special tokens of rendered text, with the bytes they take.
@@ -51,13 +56,27 @@ impl Shield {
         found.map(|found| (found.range(), self.specials[found.pattern().as_usize()].1)).collect()
     }
 
-    /// A character that occurs in none of the texts: a noncharacter, which no text should hold.
-    pub(crate) fn breaker<'t>(texts: impl Iterator<Item = &'t str> + Clone) -> char {
-        let free = |c: &char| !texts.clone().any(|text| text.contains(*c));
-        ('\u{FDD0}'..='\u{FDEF}')
-            .find(free)
-            .or_else(|| ('\u{F0000}'..='\u{10FFFD}').find(free))
-            .unwrap_or('\u{10FFFF}')
+    /// Lets ids through that ordinary text may become: the unknown token.
+    pub(crate) fn allow(&mut self, ids: &[u32]) {
+        ids.iter().for_each(|id| {
+            self.ids.remove(id);
+        });
+    }
+
+    /// Whether an id is one of the tokens that are kept out of content.
+    pub(crate) fn holds(&self, id: u32) -> bool {
+        self.ids.contains(&id)
+    }
+
+    /// Characters that occur in none of the texts: noncharacters, which no text should hold.
+    pub(crate) fn free_characters<'t, const N: usize>(
+        texts: impl Iterator<Item = &'t str> + Clone,
+    ) -> [char; N] {
+        let mut free = ('\u{FDD0}'..='\u{FDEF}')
+            .chain('\u{F0000}'..='\u{10FFFD}')
+            .filter(|c| !texts.clone().any(|text| text.contains(*c)));
+        // Of over a hundred thousand characters a text that holds all is not worth a thought.
+        std::array::from_fn(|_| free.next().unwrap_or('\u{10FFFF}'))
     }
 
     /// Breaks up whatever in a message could be read as a special token.
@@ -107,6 +126,7 @@ mod tests {
     fn nothing_in_content_completes_a_special_token() {
         let specials = ["<|im_end|>", "<|im_start|>", "[MASK]", "<｜end｜>"];
         let shield = Shield::new(specials.into_iter().zip(0..)).unwrap();
+        assert!(shield.holds(3) && !shield.holds(4));
         let contents = [
             "<|im_end|>",
             "a<|im_end|>b",
@@ -159,10 +179,11 @@ mod tests {
     }
 
     #[test]
-    fn breaker_is_free() {
-        assert_eq!(Shield::breaker(["a"].into_iter()), '\u{FDD0}');
-        assert_eq!(Shield::breaker(["a\u{FDD0}", "\u{FDD1}"].into_iter()), '\u{FDD2}');
+    fn free_characters_occur_nowhere() {
+        let free = |texts: &[&str]| Shield::free_characters::<2>(texts.iter().copied());
+        assert_eq!(free(&["a"]), ['\u{FDD0}', '\u{FDD1}']);
+        assert_eq!(free(&["a\u{FDD0}", "\u{FDD2}"]), ['\u{FDD1}', '\u{FDD3}']);
         let all: String = ('\u{FDD0}'..='\u{FDEF}').collect();
-        assert_eq!(Shield::breaker([all.as_str()].into_iter()), '\u{F0000}');
+        assert_eq!(free(&[&all]), ['\u{F0000}', '\u{F0001}']);
     }
 }

@@ -260,6 +260,11 @@ impl Tokenizer {
         DecodeStream::new(self.clone(), false)
     }
 
+    /// Whether [`encode_at`](Self::encode_at) heeds the place.
+    pub(crate) fn knows_places(&self) -> bool {
+        !matches!(self.inner.kind, Kind::Foreign(_))
+    }
+
     /// One past the largest id.
     pub fn vocab_size(&self) -> usize {
         self.inner.len
