@@ -142,23 +142,11 @@ impl Learner for DecoderLearner {
 
 /// Copies what belongs to the text side of a checkpoint, so that the result can be used alone.
 fn copy_tokenizer(from: &Path, to: &Path) -> Result<(), TrainError> {
-    const NAMES: [&str; 11] = [
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "special_tokens_map.json",
-        "added_tokens.json",
-        "vocab.json",
-        "merges.txt",
-        "vocab.txt",
-        "tokenizer.model",
-        "qwen.tiktoken",
-        "generation_config.json",
-        "chat_template.jinja",
-    ];
-    for name in NAMES {
-        let source = from.join(name);
-        if source.is_file() {
-            fs::copy(&source, to.join(name))
+    let unread = TrainError::file(from, "cannot read");
+    for entry in fs::read_dir(from).map_err(unread)?.flatten() {
+        let (name, source) = (entry.file_name(), entry.path());
+        if name.to_str().is_some_and(taiyi_model::tokenizer::is_text_side) && source.is_file() {
+            fs::copy(&source, to.join(&name))
                 .map_err(TrainError::file(&source, "cannot copy to the output"))?;
         }
     }

@@ -12,6 +12,7 @@ mod byte_level;
 mod classes;
 mod config;
 mod error;
+mod files;
 mod foreign;
 mod frame;
 mod gguf;
@@ -38,6 +39,7 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 
 pub use error::TokenizerError;
+pub use files::is_text_side;
 pub use frame::{EncoderInput, Origin};
 pub use stream::DecodeStream;
 pub use train::{Trainer, TrainerOptions, TrainingInput, TrainingProgress, train_bpe};

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
+use taiyi_model::tokenizer::is_text_side;
 use taiyi_model::weights::check_inside;
 use taiyi_model::{Decoder, Dtype, Encoder, EncoderConfig};
 
@@ -170,23 +171,5 @@ fn failed(path: &Path, verb: &'static str) -> impl FnOnce(std::io::Error) -> Fai
 
 /// Files of a model folder that are neither weights nor configuration and that a converted model needs as they are.
 fn travels_along(name: &str) -> bool {
-    const NAMES: [&str; 13] = [
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "tokenizer.model",
-        "special_tokens_map.json",
-        "added_tokens.json",
-        "vocab.json",
-        "vocab.txt",
-        "merges.txt",
-        "generation_config.json",
-        "chat_template.jinja",
-        "chat_template.json",
-        "dict.txt",
-        "bpecodes",
-    ];
-    NAMES.contains(&name)
-        || name.ends_with(".tiktoken")
-        || name.starts_with("LICENSE")
-        || name.starts_with("NOTICE")
+    is_text_side(name) || name.starts_with("LICENSE") || name.starts_with("NOTICE")
 }
