@@ -75,8 +75,8 @@ class Context:
         """Runs the program and gives what it prints; what it complains of becomes an exception."""
         ran = subprocess.run([self.binary, *map(str, arguments)], capture_output=True, text=True, cwd=self.work)
         if ran.returncode != 0:
-            command = " ".join(map(str, arguments))
-            raise RuntimeError(f"taiyi {command}: exit {ran.returncode}: {ran.stderr.strip()}")
+            complaint = next((line for line in ran.stderr.splitlines() if line.startswith("error")), ran.stderr.strip())
+            raise RuntimeError(f"taiyi {arguments[0]} {arguments[1]}: exit {ran.returncode}: {complaint}")
         return ran.stdout
 
     def logits(self, model, sequences, adapter=None, dtype="f32"):
@@ -160,6 +160,7 @@ def main():
         parser.error(f"no check `{unknown[0]}`; there are {', '.join(checks)}")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TQDM_DISABLE", "1")
     work = options.work.resolve()
     rows = []
     for name in options.checks or checks:

@@ -63,8 +63,9 @@ def theirs(context, rows, name, kind, seed):
     with torch.no_grad():
         for key, parameter in sorted(model.named_parameters()):
             if "lora_A" in key or "lora_B" in key:
+                # Strong enough to matter, weak enough that rsLoRA's larger scale does not blow the activations up.
                 drawn = torch.randn(parameter.shape, generator=generator)
-                parameter.copy_(drawn / parameter.shape[-1] ** 0.5)
+                parameter.copy_(drawn / parameter.shape[-1] ** 0.5 * (0.3 if "lora_B" in key else 1.0))
             elif "magnitude" in key:
                 parameter.mul_(1 + 0.2 * torch.randn(parameter.shape, generator=generator))
     model.eval()
