@@ -49,10 +49,16 @@ pub fn tokenizer() -> &'static Tokenizer {
     TOKENIZER.get_or_init(|| {
         let options = TrainerOptions { vocab_size: 300, ..TrainerOptions::default() };
         let mut trainer = Trainer::new(options).expect("the options are in range");
-        trainer.add("aspirin helps against headache; 患者有糖尿病，头痛三天。", 2.0).expect("a weight above zero");
+        trainer
+            .add("aspirin helps against headache; 患者有糖尿病，头痛三天。", 2.0)
+            .expect("a weight above zero");
         let folder = folder(&[]).join("tokenizer");
         fs::create_dir_all(&folder).expect("the folder can be made");
-        trainer.finish(&mut |_| {}).expect("there was text").save(&folder).expect("the folder can be written");
+        trainer
+            .finish(&mut |_| {})
+            .expect("there was text")
+            .save(&folder)
+            .expect("the folder can be written");
         Tokenizer::load(&folder).expect("what was written is read")
     })
 }

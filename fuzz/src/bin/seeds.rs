@@ -38,8 +38,14 @@ fn main() {
     let pickle = state(Pickle::new()).bytes();
     write("pytorch", "zip", &archive(pickle.clone(), &storages));
     write("pytorch", "legacy", &legacy(pickle, &counted));
-    let arguments = serde_json::json!({"decoder_attention_heads": 2, "dropout": 0.1, "activation_fn": "gelu"});
-    let p = Pickle::new().op(b"}(").text("args").object("argparse", "Namespace", &arguments).text("model").op(b"}(");
+    let arguments =
+        serde_json::json!({"decoder_attention_heads": 2, "dropout": 0.1, "activation_fn": "gelu"});
+    let p = Pickle::new()
+        .op(b"}(")
+        .text("args")
+        .object("argparse", "Namespace", &arguments)
+        .text("model")
+        .op(b"}(");
     let tensors = [
         ("decoder.embed_tokens.weight", vec![3, 2]),
         ("decoder.embed_positions.weight", vec![4, 2]),
@@ -78,7 +84,8 @@ fn main() {
 /// One matrix of 2 by 32 elements as bitsandbytes stores it.
 fn four_bits(double: bool) -> Vec<u8> {
     let codes: Vec<u8> = taiyi_fuzz::nf4_codes().iter().flat_map(|v| v.to_le_bytes()).collect();
-    let mut state = serde_json::json!({"quant_type": "nf4", "blocksize": 64, "dtype": "float32", "shape": [2, 32]});
+    let mut state =
+        serde_json::json!({"quant_type": "nf4", "blocksize": 64, "dtype": "float32", "shape": [2, 32]});
     let mut parts = vec![
         ("w".to_owned(), "U8", vec![32, 1], vec![0x3c; 32]),
         ("w.quant_map".to_owned(), "F32", vec![16], codes),
@@ -108,7 +115,9 @@ fn gguf(mixture: Mixture) -> Vec<u8> {
     });
     let place = folder.join("tokenizer");
     let described = DecoderConfig::from_json(&config, &place).expect("a known architecture");
-    Decoder::random(described, 1).and_then(|d| d.save(&place, Dtype::F32)).expect("the folder can be written");
+    Decoder::random(described, 1)
+        .and_then(|d| d.save(&place, Dtype::F32))
+        .expect("the folder can be written");
     let weights = Weights::open(&place).expect("what was written is read");
     let vocabulary = gguf_vocabulary(&place).expect("a tokenizer of bytes");
     let out = folder.join("seed.gguf");
@@ -120,14 +129,41 @@ fn gguf(mixture: Mixture) -> Vec<u8> {
 /// A `config.json` of each architecture, sizes made up.
 fn configurations() -> Vec<(&'static str, &'static str)> {
     vec![
-        ("qwen2", r#"{"model_type":"qwen2","vocab_size":16,"hidden_size":8,"intermediate_size":8,"num_hidden_layers":1,"num_attention_heads":2,"num_key_value_heads":1,"max_position_embeddings":16,"rms_norm_eps":1e-6,"rope_theta":1000000.0,"use_sliding_window":false,"hidden_act":"silu","tie_word_embeddings":true,"rope_parameters":{"rope_type":"default","rope_theta":1e6}}"#),
-        ("llama", r#"{"model_type":"llama","vocab_size":16,"hidden_size":8,"intermediate_size":8,"num_hidden_layers":1,"num_attention_heads":2,"max_position_embeddings":16,"rms_norm_eps":1e-5,"rope_theta":500000.0,"rope_scaling":{"rope_type":"llama3","factor":8.0,"low_freq_factor":1.0,"high_freq_factor":4.0,"original_max_position_embeddings":8}}"#),
-        ("qwen", r#"{"model_type":"qwen","vocab_size":16,"hidden_size":8,"intermediate_size":16,"num_hidden_layers":1,"num_attention_heads":2,"kv_channels":4,"seq_length":16,"layer_norm_epsilon":1e-6,"rotary_emb_base":10000,"use_dynamic_ntk":true,"use_logn_attn":true,"no_bias":true}"#),
-        ("chatglm4", r#"{"model_type":"chatglm","padded_vocab_size":16,"hidden_size":8,"ffn_hidden_size":8,"num_layers":1,"num_attention_heads":2,"kv_channels":4,"multi_query_attention":true,"multi_query_group_num":1,"add_qkv_bias":true,"seq_length":16,"layernorm_epsilon":1e-5,"rmsnorm":true,"rope_ratio":1}"#),
-        ("chatglm6", r#"{"model_type":"chatglm","vocab_size":600,"hidden_size":8,"inner_hidden_size":16,"num_layers":1,"num_attention_heads":2,"position_encoding_2d":true,"max_sequence_length":64,"layernorm_epsilon":1e-5,"bos_token_id":504,"eos_token_id":505,"gmask_token_id":501,"mask_token_id":500,"pad_token_id":3}"#),
-        ("bloom", r#"{"model_type":"bloom","vocab_size":16,"n_embed":8,"n_layer":1,"num_attention_heads":2,"layer_norm_epsilon":1e-5}"#),
-        ("baichuan", r#"{"model_type":"baichuan","architectures":["BaichuanForCausalLM"],"vocab_size":16,"hidden_size":8,"intermediate_size":8,"num_hidden_layers":1,"num_attention_heads":2,"model_max_length":16,"rms_norm_eps":1e-6,"z_loss_weight":0}"#),
-        ("biogpt", r#"{"model_type":"biogpt","vocab_size":16,"hidden_size":8,"intermediate_size":8,"num_hidden_layers":1,"num_attention_heads":2,"max_position_embeddings":16,"scale_embedding":true,"hidden_act":"gelu","pad_token_id":1}"#),
-        ("bert", r#"{"model_type":"bert","architectures":["BertForTokenClassification"],"vocab_size":16,"hidden_size":8,"intermediate_size":8,"num_hidden_layers":1,"num_attention_heads":2,"max_position_embeddings":16,"type_vocab_size":2,"layer_norm_eps":1e-12,"hidden_act":"gelu","id2label":{"0":"O","1":"B"}}"#),
+        (
+            "qwen2",
+            r#"{"model_type":"qwen2","vocab_size":16,"hidden_size":8,"intermediate_size":8,"num_hidden_layers":1,"num_attention_heads":2,"num_key_value_heads":1,"max_position_embeddings":16,"rms_norm_eps":1e-6,"rope_theta":1000000.0,"use_sliding_window":false,"hidden_act":"silu","tie_word_embeddings":true,"rope_parameters":{"rope_type":"default","rope_theta":1e6}}"#,
+        ),
+        (
+            "llama",
+            r#"{"model_type":"llama","vocab_size":16,"hidden_size":8,"intermediate_size":8,"num_hidden_layers":1,"num_attention_heads":2,"max_position_embeddings":16,"rms_norm_eps":1e-5,"rope_theta":500000.0,"rope_scaling":{"rope_type":"llama3","factor":8.0,"low_freq_factor":1.0,"high_freq_factor":4.0,"original_max_position_embeddings":8}}"#,
+        ),
+        (
+            "qwen",
+            r#"{"model_type":"qwen","vocab_size":16,"hidden_size":8,"intermediate_size":16,"num_hidden_layers":1,"num_attention_heads":2,"kv_channels":4,"seq_length":16,"layer_norm_epsilon":1e-6,"rotary_emb_base":10000,"use_dynamic_ntk":true,"use_logn_attn":true,"no_bias":true}"#,
+        ),
+        (
+            "chatglm4",
+            r#"{"model_type":"chatglm","padded_vocab_size":16,"hidden_size":8,"ffn_hidden_size":8,"num_layers":1,"num_attention_heads":2,"kv_channels":4,"multi_query_attention":true,"multi_query_group_num":1,"add_qkv_bias":true,"seq_length":16,"layernorm_epsilon":1e-5,"rmsnorm":true,"rope_ratio":1}"#,
+        ),
+        (
+            "chatglm6",
+            r#"{"model_type":"chatglm","vocab_size":600,"hidden_size":8,"inner_hidden_size":16,"num_layers":1,"num_attention_heads":2,"position_encoding_2d":true,"max_sequence_length":64,"layernorm_epsilon":1e-5,"bos_token_id":504,"eos_token_id":505,"gmask_token_id":501,"mask_token_id":500,"pad_token_id":3}"#,
+        ),
+        (
+            "bloom",
+            r#"{"model_type":"bloom","vocab_size":16,"n_embed":8,"n_layer":1,"num_attention_heads":2,"layer_norm_epsilon":1e-5}"#,
+        ),
+        (
+            "baichuan",
+            r#"{"model_type":"baichuan","architectures":["BaichuanForCausalLM"],"vocab_size":16,"hidden_size":8,"intermediate_size":8,"num_hidden_layers":1,"num_attention_heads":2,"model_max_length":16,"rms_norm_eps":1e-6,"z_loss_weight":0}"#,
+        ),
+        (
+            "biogpt",
+            r#"{"model_type":"biogpt","vocab_size":16,"hidden_size":8,"intermediate_size":8,"num_hidden_layers":1,"num_attention_heads":2,"max_position_embeddings":16,"scale_embedding":true,"hidden_act":"gelu","pad_token_id":1}"#,
+        ),
+        (
+            "bert",
+            r#"{"model_type":"bert","architectures":["BertForTokenClassification"],"vocab_size":16,"hidden_size":8,"intermediate_size":8,"num_hidden_layers":1,"num_attention_heads":2,"max_position_embeddings":16,"type_vocab_size":2,"layer_norm_eps":1e-12,"hidden_act":"gelu","id2label":{"0":"O","1":"B"}}"#,
+        ),
     ]
 }

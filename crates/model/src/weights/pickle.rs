@@ -427,7 +427,7 @@ impl Machine<'_> {
     }
 
     fn pairs(&self, values: &[Value]) -> Result<Vec<(Value, Value)>, Error> {
-        if values.len() % 2 != 0 {
+        if !values.len().is_multiple_of(2) {
             return Err(self.wrong("keys and values in pairs", format!("{} values", values.len())));
         }
         Ok(values.chunks(2).map(|pair| (pair[0], pair[1])).collect())
