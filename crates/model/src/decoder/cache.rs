@@ -1,7 +1,6 @@
 //! Keys and values of the tokens a sequence has seen.
 
-use super::places::Prefix;
-use crate::{config::DecoderConfig, error::Error};
+use crate::{config::DecoderConfig, error::Error, layers::places::Prefix};
 
 /// The keys and values of one sequence, for every block: two of shape (capacity, G d), f32.
 #[derive(Debug, Clone)]

@@ -1,6 +1,6 @@
 //! The inference pass: new tokens of several sequences at once, each with its own cache.
 
-use super::{Decoder, KvCache, places::rows, train::neighbours};
+use super::{Decoder, KvCache, train::neighbours};
 use crate::{
     batch::{Logits, check_ids},
     config::DecoderConfig,
@@ -8,7 +8,7 @@ use crate::{
     layers::{
         block::{Observer, Pass, Stage, see},
         linear::Run,
-        rope::Sequences,
+        places::Places,
         workspace::{Workspace, grow},
     },
 };
@@ -56,41 +56,16 @@ impl Decoder {
         let config = &self.config;
         workspace.ensure_streams(2);
         workspace.ensure_saved(1);
-        workspace.layout(config, sequences)?;
-        let (t, d, v) = (workspace.ids.len(), config.hidden_size, config.vocab_size);
-        let Workspace {
-            streams,
-            saved,
-            scratch,
-            head,
-            tables,
-            ids,
-            positions,
-            position_rows,
-            answer_positions,
-            prefixes,
-            embedding,
-            spans,
-            cu_seqlens,
-            query_scale,
-            ..
-        } = workspace;
-        let query_scale = (!query_scale.is_empty()).then_some(&query_scale[..]);
-        let layout = Sequences {
-            cu_seqlens,
-            positions,
-            answer_positions,
-            prefixes,
-            spans,
-            tables,
-            query_scale,
-            slopes: self.slopes.as_deref(),
-        };
+        workspace.places.clear(self.slopes.as_deref());
+        workspace.places.lay_out(config, sequences)?;
+        let (t, d, v) = (workspace.places.ids.len(), config.hidden_size, config.vocab_size);
+        let Workspace { streams, saved, scratch, head, places, embedding, .. } = workspace;
+        let layout = places.sequences(&places.cu_seqlens);
         let run = Run { precision: self.precision, dropout: None };
         let shape = config.block();
 
         let embedded = grow(&mut streams[0], t * d);
-        let rows = rows(ids, position_rows);
+        let rows = places.rows(&places.ids);
         self.embedding.forward(&self.embedding_shape(), rows, embedded, embedding, &mut observe);
         for (layer, block) in self.blocks.iter().enumerate() {
             let pass = Pass { shape, run, sequences: &layout, layer };
@@ -105,7 +80,7 @@ impl Decoder {
         head.rows.clear();
         match which {
             Logits::All => head.rows.extend(0..t),
-            Logits::Last => head.rows.extend(cu_seqlens[1..].iter().map(|&end| end as usize - 1)),
+            Logits::Last => head.rows.extend(layout.cu_seqlens[1..].iter().map(|&end| end as usize - 1)),
         }
         self.norm_rows(&streams[0][..t * d], head);
         let rows = head.rows.len();
@@ -117,9 +92,9 @@ impl Decoder {
     }
 }
 
-impl Workspace {
+impl Places {
     /// Checks the sequences and lays their tokens out one after the other.
-    fn layout(
+    fn lay_out(
         &mut self,
         config: &DecoderConfig,
         sequences: &mut [(&[u32], &mut KvCache)],
@@ -127,9 +102,6 @@ impl Workspace {
         if sequences.is_empty() {
             return Err(Error::input("batch", "at least one sequence", "none"));
         }
-        self.ids.clear();
-        self.clear_places();
-        self.cu_seqlens.clear();
         self.cu_seqlens.push(0);
         for (i, (tokens, cache)) in sequences.iter_mut().enumerate() {
             if tokens.is_empty() {
@@ -154,19 +126,5 @@ impl Workspace {
         }
         self.fill_query_scale(config);
         Ok(())
-    }
-
-    /// Factors of logn attention for the positions at hand; empty when all are 1.
-    pub(super) fn fill_query_scale(&mut self, config: &DecoderConfig) {
-        self.query_scale.clear();
-        let Some(trained) = config.logn_trained_length else { return };
-        if self.positions.iter().all(|&p| (p as usize) < trained) {
-            return;
-        }
-        let denominator = (trained as f64).ln();
-        self.query_scale.extend(self.positions.iter().map(|&p| {
-            let count = p as usize + 1;
-            if count > trained { ((count as f64).ln() / denominator) as f32 } else { 1.0 }
-        }));
     }
 }

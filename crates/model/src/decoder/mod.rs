@@ -12,7 +12,12 @@ use crate::{
     batch::Parameter,
     config::DecoderConfig,
     error::Error,
-    layers::{block::Block, embedding::Embedding, norm::Norm, tensor::Tensor},
+    layers::{
+        block::Block,
+        embedding::{Embedding, EmbeddingShape},
+        norm::Norm,
+        tensor::Tensor,
+    },
 };
 
 mod build;
@@ -20,10 +25,8 @@ mod cache;
 mod export;
 mod head;
 mod infer;
-mod places;
 pub(crate) mod random;
-mod save;
-mod save_nf4;
+pub(crate) mod save;
 pub(crate) mod skeleton;
 mod train;
 
@@ -168,6 +171,17 @@ impl Decoder {
         self.blocks.iter().for_each(|b| b.tensors(f));
         self.final_norm.tensors(f);
         self.head.iter().for_each(f);
+    }
+
+    fn embedding_shape(&self) -> EmbeddingShape {
+        let config = &self.config;
+        EmbeddingShape {
+            hidden_size: config.hidden_size,
+            scale: config.embedding_scale,
+            norm_eps: config.norm_eps,
+            padding_id: config.padding_id,
+            padding_position: None,
+        }
     }
 
     /// The output matrix (V, D).

@@ -1,14 +1,16 @@
-//! Writing of a checkpoint folder in the Hugging Face layout.
+//! Writing of a checkpoint folder in the Hugging Face layout, whole or in 4 bits.
 
-use std::path::Path;
+use std::{collections::BTreeSet, path::Path};
 
 use serde_json::{Map, Value, json};
+use taiyi_kernels::Nf4;
 
 use super::{Decoder, Dtype};
 use crate::{
+    architectures,
     error::Error,
-    layers::tensor::Tensor,
-    weights::{ElementType, SafetensorsWriter, create_dir, write_atomically},
+    layers::tensor::{Data, Tensor},
+    weights::{ElementType, SafetensorsWriter, bitsandbytes, write_checkpoint},
 };
 
 impl Decoder {
@@ -18,46 +20,79 @@ impl Decoder {
     /// # Errors
     /// When the folder cannot be written, `dtype` is NF4, or there are adapters that were not merged.
     pub fn save(&self, dir: &Path, dtype: Dtype) -> Result<(), Error> {
-        let (element, name) = match dtype {
-            Dtype::F32 => (ElementType::F32, "float32"),
-            Dtype::Bf16 => (ElementType::Bf16, "bfloat16"),
-            Dtype::Nf4 => return Err(Error::input("dtype of a saved checkpoint", "f32 or bf16", "nf4")),
-        };
-        if self.adapter.is_some() {
-            return Err(Error::input(
+        let element = dtype.element()?;
+        self.check_merged()?;
+        let mut writer = SafetensorsWriter::default();
+        self.tensors(&mut |t| writer.add(t.name.clone(), element, &t.shape, || t.dense()));
+        write_checkpoint(dir, &writer, &saved_config(&self.config.source, &self.config.model_type, element))
+    }
+
+    /// As [`Decoder::save`], with the linear layers of the blocks in NF4 with double quantisation and everything else in `dtype`.
+    /// Matrices that are NF4 already keep their codes.
+    ///
+    /// # Errors
+    /// As [`Decoder::save`].
+    pub fn save_nf4(&self, dir: &Path, dtype: Dtype) -> Result<(), Error> {
+        let element = dtype.element()?;
+        self.check_merged()?;
+        let linear: BTreeSet<&str> =
+            self.blocks.iter().flat_map(|b| b.linears()).map(|l| l.weight.name.as_str()).collect();
+        let mut writer = SafetensorsWriter::default();
+        self.tensors(&mut |tensor: &Tensor| match tensor.shape[..] {
+            [rows, cols] if linear.contains(tensor.name.as_str()) => {
+                writer.add_nf4(&tensor.name, element, [rows, cols], move || match &tensor.data {
+                    Data::Nf4(matrix) => matrix.clone(),
+                    _ => Nf4::quantize(&tensor.dense(), rows, cols, true),
+                });
+            }
+            _ => writer.add(tensor.name.clone(), element, &tensor.shape, || tensor.dense()),
+        });
+        let head = (architectures::of(&self.config)?.names)(&self.config).head;
+        let mut config = saved_config(&self.config.source, &self.config.model_type, element);
+        let quantization = bitsandbytes::quantization_config(element, &[head]);
+        config.insert("quantization_config".to_owned(), json!(quantization));
+        write_checkpoint(dir, &writer, &config)
+    }
+
+    fn check_merged(&self) -> Result<(), Error> {
+        match self.adapter {
+            None => Ok(()),
+            Some(_) => Err(Error::input(
                 "a saved checkpoint",
                 "a model without adapters",
                 "adapters; merge or save them apart",
-            ));
+            )),
         }
-        create_dir(dir)?;
-        let mut writer = SafetensorsWriter::default();
-        let mut all: Vec<&Tensor> = Vec::new();
-        self.tensors(&mut |t| all.push(t));
-        for tensor in all {
-            writer.add(tensor.name.clone(), element, &tensor.shape, || tensor.dense());
-        }
-        writer.write(&dir.join("model.safetensors"))?;
-        let config = self.config_json(name);
-        write_atomically(&dir.join("config.json"), |out| {
-            serde_json::to_writer_pretty(&mut *out, &config)?;
-            out.write_all(b"\n")
-        })
     }
+}
 
-    pub(super) fn config_json(&self, dtype: &str) -> Map<String, Value> {
-        let mut config = self.config.source.clone();
-        config.insert("model_type".to_owned(), json!(self.config.model_type));
-        // Newer files say `dtype`; whichever key is there is kept current.
-        let key = if config.contains_key("dtype") { "dtype" } else { "torch_dtype" };
-        config.insert(key.to_owned(), json!(dtype));
-        for flag in ["bf16", "fp16", "fp32"] {
-            let value = flag == if dtype == "bfloat16" { "bf16" } else { "fp32" };
-            if let Some(old) = config.get_mut(flag) {
-                *old = json!(value);
-            }
+impl Dtype {
+    /// The type of the numbers of a file whose weights are whole.
+    pub(crate) fn element(self) -> Result<ElementType, Error> {
+        match self {
+            Dtype::F32 => Ok(ElementType::F32),
+            Dtype::Bf16 => Ok(ElementType::Bf16),
+            Dtype::Nf4 => Err(Error::input("dtype of a saved checkpoint", "f32 or bf16", "nf4")),
         }
-        config.remove("quantization_config");
-        config
     }
+}
+
+/// A configuration as it was read, with the keys that a save changes.
+pub(crate) fn saved_config(
+    source: &Map<String, Value>,
+    model_type: &str,
+    element: ElementType,
+) -> Map<String, Value> {
+    let mut config = source.clone();
+    config.insert("model_type".to_owned(), json!(model_type));
+    // Newer files say `dtype`; whichever key is there is kept current.
+    let key = if config.contains_key("dtype") { "dtype" } else { "torch_dtype" };
+    config.insert(key.to_owned(), json!(bitsandbytes::torch_name(element)));
+    for (flag, of) in [("bf16", ElementType::Bf16), ("fp16", ElementType::F16), ("fp32", ElementType::F32)] {
+        if let Some(old) = config.get_mut(flag) {
+            *old = json!(of == element);
+        }
+    }
+    config.remove("quantization_config");
+    config
 }

@@ -2,14 +2,13 @@
 
 use taiyi_kernels::Precision;
 
-use super::{Decoder, places::rows};
+use super::Decoder;
 use crate::{
     batch::{Checkpoint, Loss, PackedBatch, StepOptions},
     error::Error,
     layers::{
         block::Pass,
         linear::Run,
-        rope::{Sequences, Span},
         workspace::{Workspace, grow},
     },
 };
@@ -46,46 +45,19 @@ impl Decoder {
 
         workspace.ensure_streams(layers + 1);
         workspace.ensure_saved(if every { layers } else { 1 });
-        workspace.clear_places();
+        workspace.places.clear(self.slopes.as_deref());
         let mut longest = 0;
         for range in batch.cu_seqlens.windows(2) {
-            longest = longest.max(workspace.place_whole(&self.config, batch.ids, range)?);
+            longest = longest.max(workspace.places.place_whole(&self.config, batch.ids, range)?);
         }
-        if let Some(rope) = self.config.rope() {
-            let table = workspace.tables.table(rope, 1, longest);
-            workspace.spans.push(Span { begin: 0, end: t, table });
-        }
-        let Workspace {
-            streams,
-            saved,
-            scratch,
-            gradient,
-            head,
-            tables,
-            positions,
-            position_rows,
-            answer_positions,
-            prefixes,
-            embedding,
-            spans,
-            ..
-        } = workspace;
-        let slopes = self.slopes.clone();
-        let sequences = Sequences {
-            cu_seqlens: batch.cu_seqlens,
-            positions,
-            answer_positions,
-            prefixes,
-            spans,
-            tables,
-            query_scale: None,
-            slopes: slopes.as_deref(),
-        };
+        workspace.places.span(&self.config, 1, 0, t, longest);
+        let Workspace { streams, saved, scratch, gradient, head, places, embedding, .. } = workspace;
+        let sequences = places.sequences(batch.cu_seqlens);
         let shape = self.config.block();
         let slot = |layer: usize| if every { layer } else { 0 };
 
         let input = grow(&mut streams[0], t * d);
-        let rows = rows(batch.ids, position_rows);
+        let rows = places.rows(batch.ids);
         self.embedding.forward(&self.embedding_shape(), rows, input, embedding, &mut None);
         for (layer, block) in self.blocks.iter().enumerate() {
             let pass = Pass { shape, run, sequences: &sequences, layer };
@@ -146,43 +118,19 @@ impl Decoder {
         let (t, d) = (batch.ids.len(), self.config.hidden_size);
         workspace.ensure_streams(2);
         workspace.ensure_saved(1);
-        workspace.clear_places();
+        workspace.places.clear(self.slopes.as_deref());
         for range in batch.cu_seqlens.windows(2) {
-            let positions = workspace.place_whole(&self.config, batch.ids, range)?;
+            let positions = workspace.places.place_whole(&self.config, batch.ids, range)?;
             let (begin, end) = (range[0] as usize, range[1] as usize);
-            workspace.span(&self.config, self.config.alpha(end - begin), begin, end, positions);
+            workspace.places.span(&self.config, self.config.alpha(end - begin), begin, end, positions);
         }
-        workspace.fill_query_scale(&self.config);
-        let Workspace {
-            streams,
-            saved,
-            scratch,
-            head,
-            tables,
-            positions,
-            position_rows,
-            answer_positions,
-            prefixes,
-            embedding,
-            spans,
-            query_scale,
-            ..
-        } = workspace;
-        let query_scale = (!query_scale.is_empty()).then_some(&query_scale[..]);
-        let sequences = Sequences {
-            cu_seqlens: batch.cu_seqlens,
-            positions,
-            answer_positions,
-            prefixes,
-            spans,
-            tables,
-            query_scale,
-            slopes: self.slopes.as_deref(),
-        };
+        workspace.places.fill_query_scale(&self.config);
+        let Workspace { streams, saved, scratch, head, places, embedding, .. } = workspace;
+        let sequences = places.sequences(batch.cu_seqlens);
         let run = Run { precision, dropout: None };
         let shape = self.config.block();
         let input = grow(&mut streams[0], t * d);
-        let rows = rows(batch.ids, position_rows);
+        let rows = places.rows(batch.ids);
         self.embedding.forward(&self.embedding_shape(), rows, input, embedding, &mut None);
         for (layer, block) in self.blocks.iter().enumerate() {
             let pass = Pass { shape, run, sequences: &sequences, layer };

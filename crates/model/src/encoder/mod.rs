@@ -10,7 +10,7 @@ use crate::{
     architectures::encoders::{self, TOKEN_HEAD},
     batch::Parameter,
     config::NormKind,
-    decoder::{Dtype, random::Random},
+    decoder::{Dtype, random::Random, save::saved_config},
     error::Error,
     layers::{
         attention::{Attention, AttentionInput},
@@ -22,14 +22,13 @@ use crate::{
         source::{FileSource, Role, ShapeSource, Source, linear, norm},
         tensor::Tensor,
     },
-    weights::Weights,
+    weights::{SafetensorsWriter, Weights, write_checkpoint},
 };
 
 mod batch;
 pub mod config;
 mod head;
 mod pass;
-mod save;
 
 pub use batch::{EncoderBatch, Labels};
 pub use config::{EncoderConfig, EncoderTask};
@@ -116,6 +115,18 @@ impl Encoder {
         let other_names = |name: &str| encoders::other_names(names.prefix, name);
         let mut source = ShapeSource::new(&weights, &other_names);
         Ok(assemble(config, Precision::F32, &mut source)?.config)
+    }
+
+    /// Writes `config.json` and `model.safetensors`, each to a temporary name first. The tied output matrix is left out, as
+    /// transformers does.
+    ///
+    /// # Errors
+    /// When the folder cannot be written or `dtype` is NF4.
+    pub fn save(&self, dir: &Path, dtype: Dtype) -> Result<(), Error> {
+        let element = dtype.element()?;
+        let mut writer = SafetensorsWriter::default();
+        self.tensors(&mut |t| writer.add(t.name.clone(), element, &t.shape, || t.dense()));
+        write_checkpoint(dir, &writer, &saved_config(&self.config.source, &self.config.model_type, element))
     }
 
     /// The configuration.

@@ -8,9 +8,8 @@ use crate::{
     error::Error,
     layers::{
         block::{Observer, Pass, Stage},
-        embedding::{EmbeddingRows, EmbeddingShape},
+        embedding::EmbeddingShape,
         linear::Run,
-        rope::Sequences,
         workspace::{Workspace, grow},
     },
 };
@@ -54,10 +53,9 @@ impl Encoder {
         workspace.ensure_saved(1);
         self.place(batch, workspace);
         let run = Run { precision: self.precision, dropout: None };
-        let Workspace { streams, saved, scratch, embedding, position_rows, positions, tables, ids, .. } =
-            workspace;
-        let sequences = sequences(batch, positions, tables);
-        let rows = EmbeddingRows { tokens: batch.ids, positions: position_rows, token_types: ids };
+        let Workspace { streams, saved, scratch, embedding, places, .. } = workspace;
+        let sequences = places.sequences(batch.cu_seqlens);
+        let rows = places.rows(batch.ids);
         let input = grow(&mut streams[0], n);
         self.embedding.forward(&self.embedding_shape(), rows, input, embedding, &mut observe);
         let shape = self.config.block();
@@ -99,11 +97,9 @@ impl Encoder {
         let slot = |layer: usize| if every { layer } else { 0 };
         let shape = self.config.block();
         {
-            let Workspace {
-                streams, saved, scratch, embedding, position_rows, positions, tables, ids, ..
-            } = &mut *workspace;
-            let sequences = sequences(batch, positions, tables);
-            let rows = EmbeddingRows { tokens: batch.ids, positions: position_rows, token_types: ids };
+            let Workspace { streams, saved, scratch, embedding, places, .. } = &mut *workspace;
+            let sequences = places.sequences(batch.cu_seqlens);
+            let rows = places.rows(batch.ids);
             let input = grow(&mut streams[0], n);
             self.embedding.forward(&self.embedding_shape(), rows, input, embedding, &mut None);
             for (layer, block) in self.blocks.iter().enumerate() {
@@ -121,19 +117,8 @@ impl Encoder {
         if loss.labelled == 0 {
             return Ok(loss);
         }
-        let Workspace {
-            streams,
-            saved,
-            scratch,
-            gradient,
-            embedding,
-            position_rows,
-            positions,
-            tables,
-            ids,
-            ..
-        } = workspace;
-        let sequences = sequences(batch, positions, tables);
+        let Workspace { streams, saved, scratch, gradient, embedding, places, .. } = workspace;
+        let sequences = places.sequences(batch.cu_seqlens);
         let gradient = &mut gradient[..n];
         for layer in (0..layers).rev() {
             let pass = Pass { shape, run, sequences: &sequences, layer };
@@ -147,7 +132,7 @@ impl Encoder {
         }
         if self.embedding.is_trainable() {
             let shape = self.embedding_shape();
-            let rows = EmbeddingRows { tokens: batch.ids, positions: position_rows, token_types: ids };
+            let rows = places.rows(batch.ids);
             self.embedding.backward(&shape, rows, gradient, embedding);
         }
         Ok(loss)
@@ -172,13 +157,13 @@ impl Encoder {
     /// Fills the rows of positions and token types.
     fn place(&self, batch: &EncoderBatch<'_>, workspace: &mut Workspace) {
         let pad = self.config.pad_token_id;
-        workspace.positions.clear();
-        workspace.position_rows.clear();
+        let places = &mut workspace.places;
+        places.clear(None);
         for range in batch.cu_seqlens.windows(2) {
             let mut counted = pad;
             for (i, &id) in batch.ids[range[0] as usize..range[1] as usize].iter().enumerate() {
-                workspace.positions.push(i as u32);
-                workspace.position_rows.push(match self.config.position_rule {
+                places.positions.push(i as u32);
+                places.position_rows.push(match self.config.position_rule {
                     PositionRule::FromZero => i as u32,
                     PositionRule::BehindPadding if id == pad => pad,
                     PositionRule::BehindPadding => {
@@ -188,25 +173,7 @@ impl Encoder {
                 });
             }
         }
-        workspace.ids.clear();
-        workspace.ids.extend_from_slice(batch.token_types);
-        workspace.ids.resize(batch.ids.len(), 0);
-    }
-}
-
-fn sequences<'a>(
-    batch: &EncoderBatch<'a>,
-    positions: &'a [u32],
-    tables: &'a crate::layers::rope::RopeTables,
-) -> Sequences<'a> {
-    Sequences {
-        cu_seqlens: batch.cu_seqlens,
-        positions,
-        answer_positions: &[],
-        prefixes: &[],
-        spans: &[],
-        tables,
-        query_scale: None,
-        slopes: None,
+        places.token_types.extend_from_slice(batch.token_types);
+        places.token_types.resize(batch.ids.len(), 0);
     }
 }

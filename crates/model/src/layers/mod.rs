@@ -6,6 +6,7 @@ pub(crate) mod embedding;
 pub(crate) mod linear;
 pub(crate) mod mlp;
 pub(crate) mod norm;
+pub(crate) mod places;
 pub(crate) mod rope;
 pub(crate) mod source;
 pub(crate) mod tensor;

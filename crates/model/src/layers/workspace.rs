@@ -1,12 +1,7 @@
 //! The memory of a step: buffers that grow to the largest batch seen and are then used again, because first touching
 //! memory costs more than the arithmetic done in it.
 
-use super::{
-    block::BlockSaved,
-    embedding::EmbeddingSaved,
-    norm::NormSaved,
-    rope::{RopeTables, Span},
-};
+use super::{block::BlockSaved, embedding::EmbeddingSaved, norm::NormSaved, places::Places};
 
 /// Buffers of forward and backward passes. One workspace serves one thread of work; it may be used with any decoder and
 /// keeps the size of the largest batch.
@@ -20,17 +15,8 @@ pub struct Workspace {
     /// Gradient of the residual stream, (T, D).
     pub(crate) gradient: Vec<f32>,
     pub(crate) head: HeadBuffers,
-    pub(crate) tables: RopeTables,
-    pub(crate) ids: Vec<u32>,
-    pub(crate) positions: Vec<u32>,
-    /// Rows of the table of learned positions, (T).
-    pub(crate) position_rows: Vec<u32>,
-    pub(crate) answer_positions: Vec<u32>,
-    pub(crate) prefixes: Vec<u32>,
+    pub(crate) places: Places,
     pub(crate) embedding: EmbeddingSaved,
-    pub(crate) spans: Vec<Span>,
-    pub(crate) cu_seqlens: Vec<u32>,
-    pub(crate) query_scale: Vec<f32>,
 }
 
 /// Buffers of the final norm, the output head and the loss; R rows, C of them at a time.
@@ -102,7 +88,7 @@ impl Workspace {
             + [&h.input, &h.normed, &h.gradient, &h.dense, &h.logits].into_iter().map(floats).sum::<usize>()
             + h.norm.bytes()
             + self.embedding.bytes()
-            + self.tables.bytes()
+            + self.places.bytes()
     }
 
     /// Makes sure that there are `count` stream buffers.

@@ -27,8 +27,8 @@ mod safetensors;
 mod write;
 
 pub use place::{check_inside, read_text};
-pub(crate) use write::create_dir;
 pub use write::{SafetensorsWriter, write_atomically};
+pub(crate) use write::{create_dir, write_checkpoint};
 
 /// Bytes of a `config.json`; ten thousand named labels take one of the eight.
 const MAX_CONFIG: u64 = 8 << 20;

@@ -211,6 +211,20 @@ impl Part {
     }
 }
 
+/// Writes `config.json` and `model.safetensors` of a checkpoint folder, which is made if it is not there.
+pub(crate) fn write_checkpoint(
+    dir: &Path,
+    weights: &SafetensorsWriter<'_>,
+    config: &Map<String, Value>,
+) -> Result<(), Error> {
+    create_dir(dir)?;
+    weights.write(&dir.join("model.safetensors"))?;
+    write_atomically(&dir.join("config.json"), |out| {
+        serde_json::to_writer_pretty(&mut *out, config)?;
+        out.write_all(b"\n")
+    })
+}
+
 /// The folder of `path`, made if it is not there.
 pub(crate) fn create_dir(path: &Path) -> Result<PathBuf, Error> {
     std::fs::create_dir_all(path).map_err(Error::io(path))?;

@@ -16,7 +16,7 @@ pub(crate) fn vocabulary(path: &Path, bytes: &[u8]) -> Result<Vocabulary, Tokeni
     if model.model_type != ModelType::Bpe {
         return Err(TokenizerError::Unsupported {
             path: path.to_owned(),
-            what: "a SentencePiece model that does not merge by score (unigram)".into(),
+            what: "a SentencePiece model that does not merge by score (Unigram)".into(),
             hint: "write the file without a tokenizer".into(),
         });
     }
@@ -133,7 +133,7 @@ mod tests {
             assert_eq!(found, expected, "{text:?}");
         }
         let unigram = vocabulary(path, &model(1)).unwrap_err();
-        assert!(unigram.to_string().contains("unigram"), "{unigram}");
+        assert!(unigram.to_string().contains("Unigram"), "{unigram}");
         for end in 0..model(2).len() {
             // Cut anywhere it is refused, or is the model without its last fields.
             if let Err(error) = vocabulary(path, &model(2)[..end]) {

@@ -1,15 +1,37 @@
-//! Where the tokens of a pass stand: positions, prefixes, limits.
+//! Where the tokens of a pass stand: positions, prefixes, angles, limits.
 
-use super::Decoder;
+use super::{
+    embedding::EmbeddingRows,
+    rope::{RopeTables, Sequences, Span},
+};
 use crate::{
     config::{DecoderConfig, Positions, PrefixMarks},
     error::Error,
-    layers::{
-        embedding::{EmbeddingRows, EmbeddingShape},
-        rope::Span,
-        workspace::Workspace,
-    },
 };
+
+/// The places of all tokens of a pass, and the tables that stay from pass to pass.
+#[derive(Default)]
+pub(crate) struct Places {
+    /// Token ids, where the pass gathers them from several sequences, and where those begin; (T) and (sequences + 1).
+    pub(crate) ids: Vec<u32>,
+    pub(crate) cu_seqlens: Vec<u32>,
+    /// (T).
+    pub(crate) positions: Vec<u32>,
+    /// Rows of the table of learned positions, (T); empty without one.
+    pub(crate) position_rows: Vec<u32>,
+    /// Rows of the table of token types, (T); empty without one.
+    pub(crate) token_types: Vec<u32>,
+    /// Places behind the prefix of [`Positions::Rope2d`], (T); empty elsewhere.
+    answer_positions: Vec<u32>,
+    /// How many leading tokens of each sequence see each other both ways; empty where there is no prefix.
+    prefixes: Vec<u32>,
+    spans: Vec<Span>,
+    tables: RopeTables,
+    /// Factors of logn attention, (T); empty where all are 1.
+    query_scale: Vec<f32>,
+    /// ALiBi's slopes, (H); empty without them.
+    slopes: Vec<f32>,
+}
 
 /// The prefix of a sequence of ChatGLM-6B.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,18 +60,53 @@ impl PrefixMarks {
     }
 }
 
-impl Workspace {
-    pub(super) fn clear_places(&mut self) {
-        self.positions.clear();
-        self.position_rows.clear();
-        self.answer_positions.clear();
-        self.prefixes.clear();
+impl Places {
+    /// Forgets the places of the pass before; `slopes` are those of the model, if it has any.
+    pub(crate) fn clear(&mut self, slopes: Option<&[f32]>) {
+        for list in [
+            &mut self.ids,
+            &mut self.cu_seqlens,
+            &mut self.positions,
+            &mut self.position_rows,
+            &mut self.token_types,
+            &mut self.answer_positions,
+            &mut self.prefixes,
+        ] {
+            list.clear();
+        }
         self.spans.clear();
+        self.query_scale.clear();
+        self.slopes.clear();
+        self.slopes.extend_from_slice(slopes.unwrap_or_default());
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.tables.bytes()
+    }
+
+    /// The tokens of the pass, for its blocks.
+    pub(crate) fn sequences<'a>(&'a self, cu_seqlens: &'a [u32]) -> Sequences<'a> {
+        let given = |list: &'a [f32]| Some(list).filter(|list| !list.is_empty());
+        Sequences {
+            cu_seqlens,
+            positions: &self.positions,
+            answer_positions: &self.answer_positions,
+            prefixes: &self.prefixes,
+            spans: &self.spans,
+            tables: &self.tables,
+            query_scale: given(&self.query_scale),
+            slopes: given(&self.slopes),
+        }
+    }
+
+    /// The rows of the tables of the embedding that the tokens take.
+    pub(crate) fn rows<'a>(&'a self, ids: &'a [u32]) -> EmbeddingRows<'a> {
+        EmbeddingRows { tokens: ids, positions: &self.position_rows, token_types: &self.token_types }
     }
 
     /// Appends the places of `count` tokens of one sequence, the first of which is its token `first`, standing `shift` further on;
     /// returns how many rows a table of angles needs for them.
-    pub(super) fn place(
+    pub(crate) fn place(
         &mut self,
         config: &DecoderConfig,
         first: usize,
@@ -77,11 +134,9 @@ impl Workspace {
             }
         }
     }
-}
 
-impl Workspace {
     /// Places a whole sequence of a packed batch; returns how many rows a table of angles needs for it.
-    pub(super) fn place_whole(
+    pub(crate) fn place_whole(
         &mut self,
         config: &DecoderConfig,
         ids: &[u32],
@@ -93,7 +148,7 @@ impl Workspace {
     }
 
     /// Says which table of angles turns the tokens `begin..end`.
-    pub(super) fn span(
+    pub(crate) fn span(
         &mut self,
         config: &DecoderConfig,
         alpha: u32,
@@ -106,29 +161,24 @@ impl Workspace {
             self.spans.push(Span { begin, end, table });
         }
     }
-}
 
-impl Decoder {
-    pub(super) fn embedding_shape(&self) -> EmbeddingShape {
-        let config = &self.config;
-        EmbeddingShape {
-            hidden_size: config.hidden_size,
-            scale: config.embedding_scale,
-            norm_eps: config.norm_eps,
-            padding_id: config.padding_id,
-            padding_position: None,
+    /// Factors of logn attention for the positions at hand.
+    pub(crate) fn fill_query_scale(&mut self, config: &DecoderConfig) {
+        let Some(trained) = config.logn_trained_length else { return };
+        if self.positions.iter().all(|&p| (p as usize) < trained) {
+            return;
         }
+        let denominator = (trained as f64).ln();
+        self.query_scale.extend(self.positions.iter().map(|&p| {
+            let count = p as usize + 1;
+            if count > trained { ((count as f64).ln() / denominator) as f32 } else { 1.0 }
+        }));
     }
-}
-
-/// The rows of the tables that the tokens of a decoder's pass take.
-pub(super) fn rows<'a>(ids: &'a [u32], position_rows: &'a [u32]) -> EmbeddingRows<'a> {
-    EmbeddingRows { tokens: ids, positions: position_rows, token_types: &[] }
 }
 
 impl DecoderConfig {
     /// Checks that a sequence of `tokens` fits the table of positions.
-    pub(super) fn check_length(&self, sequence: usize, tokens: usize) -> Result<(), Error> {
+    pub(crate) fn check_length(&self, sequence: usize, tokens: usize) -> Result<(), Error> {
         match self.longest() {
             Some(longest) if tokens > longest => Err(Error::input(
                 format!("sequence {sequence}"),
