@@ -4,8 +4,14 @@ use std::ops::Range;
 use std::path::Path;
 use std::str::FromStr;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::Deserialize;
+use serde_json::Value;
+
 use super::TokenizerError;
 use super::added::AddedToken;
+use super::sentencepiece::check_charsmap;
 
 /// A tokenizer of the `tokenizers` crate, in two settings.
 #[derive(Debug)]
@@ -22,6 +28,7 @@ impl Foreign {
             TokenizerError::malformed(path, "pipeline", "one that the tokenizers crate runs", found)
         };
         let text = std::str::from_utf8(bytes).map_err(|error| unreadable(error.to_string()))?;
+        check(text).map_err(unreadable)?;
         let mut recognising =
             tokenizers::Tokenizer::from_str(text).map_err(|error| unreadable(error.to_string()))?;
         recognising.with_padding(None);
@@ -100,5 +107,59 @@ impl Foreign {
             .collect();
         tokens.sort_by_key(|token| token.id);
         tokens
+    }
+}
+
+/// How much longer the replacements of a pipeline may make a text, and the longest word WordPiece may be asked to search.
+const MOST_GROWTH: usize = 256;
+const LONGEST_WORD: u64 = 10_000;
+
+/// Looks for what the crate would run out of memory or time on, or panic: tables of rules that point nowhere, replacements
+/// that multiply, words without a limit.
+fn check(text: &str) -> Result<(), String> {
+    #[derive(Deserialize)]
+    struct File {
+        #[serde(default)]
+        normalizer: Value,
+        #[serde(default)]
+        decoder: Value,
+        model: Model,
+    }
+    #[derive(Deserialize)]
+    struct Model {
+        #[serde(default)]
+        max_input_chars_per_word: Option<u64>,
+    }
+    let file: File = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    for (place, steps) in [("normalizer", &file.normalizer), ("decoder", &file.decoder)] {
+        if growth(steps)? > MOST_GROWTH {
+            return Err(format!("a {place} that makes text more than {MOST_GROWTH} times as long"));
+        }
+    }
+    match file.model.max_input_chars_per_word {
+        Some(longest) if longest > LONGEST_WORD => Err(format!("max_input_chars_per_word {longest}")),
+        _ => Ok(()),
+    }
+}
+
+/// How many times as long as before a text can be after some steps.
+fn growth(step: &Value) -> Result<usize, String> {
+    let steps = ["normalizers", "decoders"].into_iter().find_map(|name| step[name].as_array());
+    if let Some(steps) = steps {
+        return steps.iter().try_fold(1usize, |product, step| Ok(product.saturating_mul(growth(step)?)));
+    }
+    match step["type"].as_str() {
+        Some("Precompiled") => {
+            let charsmap = step["precompiled_charsmap"].as_str().unwrap_or_default();
+            let charsmap = STANDARD.decode(charsmap).map_err(|error| error.to_string())?;
+            check_charsmap(&charsmap).map_err(|expected| format!("a precompiled_charsmap without {expected}"))?;
+            Ok(1)
+        }
+        Some("Replace") => {
+            let content = step["content"].as_str().map_or(0, str::len);
+            let pattern = step["pattern"]["String"].as_str().map_or(1, str::len);
+            Ok(if pattern == 0 { content + 1 } else { content.div_ceil(pattern).max(1) })
+        }
+        _ => Ok(1),
     }
 }

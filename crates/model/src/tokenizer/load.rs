@@ -400,13 +400,13 @@ fn read_model(path: &Path) -> Result<Vec<u8>, TokenizerError> {
     read_file(path)
 }
 
-/// The only file of a folder with an extension.
 /// The rank list of a folder.
 pub(super) fn rank_list(dir: &Path) -> Result<Option<PathBuf>, TokenizerError> {
     let model = Some(dir.join("tokenizer.model")).filter(|path| path.exists());
     Ok(only_file(dir, "tiktoken")?.or(model))
 }
 
+/// The only file of a folder with an extension.
 fn only_file(dir: &Path, extension: &str) -> Result<Option<PathBuf>, TokenizerError> {
     let entries = std::fs::read_dir(dir).map_err(|e| TokenizerError::io(dir, e))?;
     let mut files: Vec<_> = entries

@@ -20,6 +20,7 @@ use std::path::Path;
 
 pub(crate) use decode::PieceDecoder;
 pub(crate) use model::looks_like_model;
+pub(crate) use normalise::check_charsmap;
 
 use model::{Model, ModelType, Piece, PieceKind};
 use normalise::Normaliser;

@@ -147,6 +147,35 @@ struct Rules {
     replacements: String,
 }
 
+/// Checks a table of rules for a reader that trusts it: no way through it leaves the table or the list of replacements.
+///
+/// # Errors
+///
+/// What is missing.
+pub(crate) fn check_charsmap(bytes: &[u8]) -> Result<(), &'static str> {
+    let rules = Rules::read(bytes)?;
+    let leads_inside = |node: usize| node | 0xFF < rules.units.len();
+    if !leads_inside(0) || !leads_inside(offset(rules.units[0])) {
+        return Err("blocks of 256 units");
+    }
+    for (node, &unit) in rules.units.iter().enumerate().filter(|(_, unit)| *unit >> 31 == 0) {
+        let next = node ^ offset(unit);
+        if !leads_inside(next) {
+            return Err("units that lead to others");
+        }
+        let value = (rules.units[next] & 0x7FFF_FFFF) as usize;
+        if unit >> 8 & 1 == 1 && !rules.replacements.is_char_boundary(value) {
+            return Err("values that are places of replacements");
+        }
+    }
+    Ok(())
+}
+
+/// How far the children of a unit are from it, as a number to combine by exclusive or.
+fn offset(unit: u32) -> usize {
+    ((unit >> 10) << ((unit & (1 << 9)) >> 6)) as usize
+}
+
 impl Rules {
     fn read(bytes: &[u8]) -> Result<Self, &'static str> {
         let (size, rest) = bytes.split_first_chunk::<4>().ok_or("its size in four bytes")?;
@@ -165,7 +194,6 @@ impl Rules {
 
     /// The replacement of the longest key that the text starts with, and the length of that key.
     fn longest(&self, text: &str) -> Option<(&str, usize)> {
-        let offset = |unit: u32| ((unit >> 10) << ((unit & (1 << 9)) >> 6)) as usize;
         let mut node = offset(*self.units.first()?);
         let mut longest = None;
         for (at, &byte) in text.as_bytes().iter().take(LONGEST_RULE).enumerate() {
