@@ -25,6 +25,7 @@ pub(crate) mod random;
 mod save;
 mod save_nf4;
 pub(crate) mod skeleton;
+mod source;
 mod train;
 
 pub use cache::KvCache;
