@@ -28,6 +28,7 @@ mod infer;
 pub(crate) mod random;
 pub(crate) mod save;
 pub(crate) mod skeleton;
+mod source;
 mod train;
 
 pub use cache::KvCache;

@@ -165,6 +165,9 @@ pub(super) fn byte_level(
 ///
 /// SentencePiece models go before `tokenizer.json`, as in llama.cpp's converter: their scores are lost in the other.
 pub(super) fn of_folder(dir: &Path) -> Result<Option<Vocabulary>, TokenizerError> {
+    if let Some((_, vocabulary)) = of_path(dir)? {
+        return Ok(Some(vocabulary));
+    }
     let config = TokenizerConfig::read(dir)?;
     let (model, json) = (dir.join("tokenizer.model"), dir.join("tokenizer.json"));
     let mut vocabulary = None;

@@ -20,6 +20,7 @@ use crate::terminal::{self, Progress};
 
 mod convert;
 mod encoder;
+mod gguf;
 
 use convert::{Conversion, convert};
 

@@ -134,6 +134,51 @@ fn a_model_exported_in_four_bits_is_the_model_in_four_bits() {
 }
 
 #[test]
+fn a_gguf_file_is_the_whole_model() {
+    let place = place();
+    let logits = |model: &str| {
+        place
+            .taiyi(&format!("model logits --model {model} --tokens tokens.json --out out.safetensors"))
+            .fine();
+        let written = Weights::open_file(&place.path("out.safetensors")).unwrap();
+        written.get("logits_0").unwrap().to_f32().unwrap()
+    };
+    let whole = logits("model");
+    let scale = whole.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
+    for (to, bound) in [("gguf-f16", 0.002), ("gguf-q8_0", 0.02), ("gguf-q4_0", 0.3), ("gguf-q4_k", 0.3)] {
+        let ran = place.taiyi(&format!("model export --model model --to {to} --out {to}.gguf")).fine();
+        assert_eq!(ran.stdout, format!("{to}.gguf\n"));
+        assert!(ran.stderr.contains("% from the given values"), "{}", ran.stderr);
+        let found = logits(&format!("{to}.gguf"));
+        let worst = found.iter().zip(&whole).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(worst > 0.0 && worst < bound * scale, "{to}: {worst} of {scale}");
+    }
+    // It has a tokenizer and can be talked to.
+    place.write("texts.jsonl", "{\"text\": \"fever <|im_end|>\"}\n");
+    let ids = |model: &str| place.taiyi(&format!("tokenize --model {model} texts.jsonl")).fine().stdout;
+    assert_eq!(ids("model"), ids("gguf-f16.gguf"));
+    place.taiyi("chat --model gguf-f16.gguf").fine();
+    place.taiyi("model info --model gguf-q4_k.gguf").fine();
+    // An adapter goes in; sums are made in f32 either way.
+    place.taiyi("model merge --model model --adapter adapter --dtype f32 --out merged").fine();
+    place.taiyi("model export --model merged --to gguf-q8_0 --out of/model.gguf").fine();
+    place
+        .taiyi("model export --model model --adapter adapter --to gguf-q8_0 --out at_once/model.gguf")
+        .fine();
+    let tensors = |name: &str| {
+        let read = Weights::open(&place.path(name)).unwrap();
+        let names: Vec<String> = read.names().map(str::to_owned).collect();
+        names.into_iter().map(|n| bits(&read.get(&n).unwrap().to_f32().unwrap())).collect::<Vec<_>>()
+    };
+    assert_eq!(tensors("of"), tensors("at_once"));
+    assert_ne!(tensors("of"), tensors("gguf-q8_0.gguf"));
+    place
+        .taiyi("model export --model model --to gguf-f16 --out gguf-f16.gguf")
+        .refused(&["gguf-f16.gguf", "does not exist yet"]);
+    place.taiyi("model export --model model --to gguf-f16 --out folder").refused(&["folder", ".gguf"]);
+}
+
+#[test]
 fn info_counts_weights_and_bytes() {
     let place = place();
     let info: Value =

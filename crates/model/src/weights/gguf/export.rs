@@ -43,7 +43,13 @@ pub enum ExportTensor<'a> {
 
 impl TensorSource for Weights {
     fn tensor(&self, name: &str) -> Option<ExportTensor<'_>> {
-        self.get(name).ok().map(ExportTensor::Mapped)
+        let (view, shape) = (self.get(name).ok()?, self.shape(name)?);
+        if view.shape == shape {
+            return Some(ExportTensor::Mapped(view));
+        }
+        // A matrix in 4 bits.
+        let values = self.f32(name, shape).ok()?;
+        Some(ExportTensor::Values { shape: shape.to_vec(), values })
     }
 
     fn names(&self) -> Vec<String> {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use taiyi_model::tokenizer::is_text_side;
 use taiyi_model::weights::check_inside;
+use taiyi_model::weights::gguf::Mixture;
 use taiyi_model::{Decoder, Dtype, Encoder, EncoderConfig};
 
 use super::make_parent;
@@ -21,10 +22,11 @@ pub(super) struct Conversion {
     /// Layout to write.
     #[arg(long, value_enum, default_value_t = Layout::Hf)]
     to: Layout,
-    /// Folder to write; must not exist yet.
-    #[arg(long, value_name = "DIR")]
+    /// Folder to write, or for gguf-… a file that ends in .gguf; must not exist yet.
+    #[arg(long, value_name = "PATH")]
     out: PathBuf,
-    /// Type of the written weights, and in bnb-nf4 of those that stay whole; sums are made in f32 either way.
+    /// Type of the written weights, and in bnb-nf4 of those that stay whole; sums are made in f32 either way. GGUF files have
+    /// types of their own.
     #[arg(long, value_enum, default_value_t = Written::Bf16)]
     dtype: Written,
 }
@@ -39,6 +41,30 @@ enum Layout {
     Glm,
     /// As hf with the linear layers in 4 bits, as transformers reads them with bitsandbytes.
     BnbNf4,
+    /// One file for llama.cpp, the matrices in half precision.
+    GgufF16,
+    /// One file for llama.cpp, the matrices in 8 bits.
+    #[value(name = "gguf-q8_0")]
+    GgufQ8,
+    /// One file for llama.cpp, the matrices in 4 bits, the output head in 6.
+    #[value(name = "gguf-q4_0")]
+    GgufQ4,
+    /// One file for llama.cpp, the matrices in 4 or 6 bits with scales of their own (Q4_K_M).
+    #[value(name = "gguf-q4_k")]
+    GgufQ4K,
+}
+
+impl Layout {
+    /// The types of a GGUF file, where one is to be written.
+    fn mixture(self) -> Option<Mixture> {
+        match self {
+            Layout::GgufF16 => Some(Mixture::F16),
+            Layout::GgufQ8 => Some(Mixture::Q8_0),
+            Layout::GgufQ4 => Some(Mixture::Q4_0),
+            Layout::GgufQ4K => Some(Mixture::Q4KM),
+            Layout::Hf | Layout::Qwen2 | Layout::Glm | Layout::BnbNf4 => None,
+        }
+    }
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -61,6 +87,9 @@ impl Written {
 /// Writes a checkpoint in another form, with an adapter folded in if there is one.
 pub(super) fn convert(conversion: &Conversion, adapter: Option<&Path>) -> CommandResult {
     let Conversion { model, to, out, dtype } = conversion;
+    if let Some(mixture) = to.mixture() {
+        return super::gguf::write(model, adapter, mixture, out);
+    }
     check_folders(model, adapter)?;
     if out.exists() {
         return Err(Failure::new(format!(
@@ -82,7 +111,6 @@ pub(super) fn convert(conversion: &Conversion, adapter: Option<&Path>) -> Comman
         terminal::note(&format!("writing {}", out.display()));
         match (&loaded, to) {
             (Loaded::Encoder(encoder), _) => encoder.save(&partial, dtype.dtype())?,
-            (Loaded::Decoder(decoder), Layout::Hf) => decoder.save(&partial, dtype.dtype())?,
             (Loaded::Decoder(decoder), Layout::Qwen2) => {
                 decoder.to_layout("qwen2")?.save(&partial, dtype.dtype())?;
             }
@@ -90,6 +118,8 @@ pub(super) fn convert(conversion: &Conversion, adapter: Option<&Path>) -> Comman
                 decoder.to_layout("glm")?.save(&partial, dtype.dtype())?;
             }
             (Loaded::Decoder(decoder), Layout::BnbNf4) => decoder.save_nf4(&partial, dtype.dtype())?,
+            // GGUF went its own way above.
+            (Loaded::Decoder(decoder), _) => decoder.save(&partial, dtype.dtype())?,
         }
         copy_beside(model, &partial)?;
         std::fs::rename(&partial, out).map_err(failed(out, "written"))
