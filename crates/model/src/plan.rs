@@ -25,8 +25,8 @@ pub struct PlanOptions<'a> {
     pub precision: Precision,
     /// What is trained.
     pub training: Training<'a>,
-    /// Bytes of optimizer state for each trainable value: 8 for AdamW with f32 states.
-    pub optimizer_bytes: usize,
+    /// What the optimizer keeps.
+    pub optimizer: OptimizerBytes,
     /// Tokens of the largest batch, `T`.
     pub tokens: usize,
     /// Tokens of the longest sequence in it.
@@ -37,6 +37,23 @@ pub struct PlanOptions<'a> {
     pub checkpoint: Checkpoint,
     /// Tokens that caches hold in inference; 0 in training.
     pub cached_tokens: usize,
+}
+
+/// Bytes an optimizer needs for a trainable tensor of a name and shape.
+#[derive(Debug, Clone, Copy)]
+pub struct OptimizerBytes {
+    /// Kept for the tensor from step to step.
+    pub state: fn(name: &str, shape: &[usize]) -> usize,
+    /// Needed while the tensor is updated; tensors are updated one after the other.
+    pub scratch: fn(name: &str, shape: &[usize]) -> usize,
+}
+
+impl OptimizerBytes {
+    /// Nothing is trained.
+    pub const NONE: Self = Self { state: |_, _| 0, scratch: |_, _| 0 };
+
+    /// AdamW's two moments in f32.
+    pub const ADAMW: Self = Self { state: |_, shape| 8 * shape.iter().product::<usize>(), scratch: |_, _| 0 };
 }
 
 /// What a plan's step trains.
@@ -57,7 +74,7 @@ pub struct Plan {
     pub adapters: usize,
     /// Gradients of what is trainable.
     pub gradients: usize,
-    /// The optimizer's states.
+    /// The optimizer's states and scratch.
     pub optimizer: usize,
     /// Activations and the gradients that pass through, without the head's.
     pub activations: usize,
@@ -87,7 +104,12 @@ impl Plan {
 pub fn plan(config: &DecoderConfig, options: &PlanOptions<'_>) -> Result<Plan, Error> {
     let tensors = skeleton::of(config)?;
     let mut plan = Plan { cache: KvCache::planned_bytes(config, options.cached_tokens), ..Plan::default() };
-    let mut trainable = 0;
+    let (mut trainable, mut scratch) = (0, 0);
+    let mut train = |plan: &mut Plan, name: &str, shape: &[usize]| {
+        trainable += shape.iter().product::<usize>();
+        plan.optimizer += (options.optimizer.state)(name, shape);
+        scratch = scratch.max((options.optimizer.scratch)(name, shape));
+    };
     // Per token and block: what adapters keep; over all linear layers: the largest sides of an adapted one.
     let (mut adapter_floats, mut widest_input, mut widest_output) = (0, 0, 0);
     for tensor in &tensors {
@@ -97,12 +119,16 @@ pub fn plan(config: &DecoderConfig, options: &PlanOptions<'_>) -> Result<Plan, E
             Training::Lora(_) => stored_bytes(tensor.kind, values, options),
         };
         match options.training {
-            Training::Full => trainable += values,
+            Training::Full => train(&mut plan, &tensor.name, &tensor.shape),
             Training::Lora(lora) if tensor.kind == Kind::Linear && lora.hits(tensor.module()) => {
                 let (out, input) = (tensor.shape[0], tensor.shape[1]);
                 let pair = lora.rank * (out + input) + if lora.dora { out } else { 0 };
-                trainable += pair;
                 plan.adapters += 4 * pair;
+                train(&mut plan, &format!("{}.lora_A.weight", tensor.module()), &[lora.rank, input]);
+                train(&mut plan, &format!("{}.lora_B.weight", tensor.module()), &[out, lora.rank]);
+                if lora.dora {
+                    train(&mut plan, &format!("{}.lora_magnitude_vector", tensor.module()), &[out]);
+                }
                 adapter_floats += lora.rank + if lora.dora { out } else { 0 };
                 widest_input = widest_input.max(input);
                 widest_output = widest_output.max(out);
@@ -111,7 +137,7 @@ pub fn plan(config: &DecoderConfig, options: &PlanOptions<'_>) -> Result<Plan, E
         }
     }
     plan.gradients = 4 * trainable;
-    plan.optimizer = options.optimizer_bytes * trainable;
+    plan.optimizer += scratch;
 
     let (t, layers) = (options.tokens, config.num_hidden_layers);
     let (d, f, h) = (config.hidden_size, config.intermediate_size, config.num_attention_heads);

@@ -553,8 +553,7 @@ fn formats_are_found_beside_a_model() {
     let plain = ["<|endoftext|>"];
     assert_eq!(model(&plain, json!({"model_type": "biogpt"}), json!({})).unwrap(), "biogpt");
     assert_eq!(model(&plain, json!({"model_type": "bloom"}), json!({})).unwrap(), "bloom");
-    let error = model(&["<x>"], json!({"model_type": "llama"}), json!({})).unwrap_err().to_string();
-    assert!(error.contains("`completion`") && error.contains("eos_token"), "{error}");
+    assert_eq!(model(&["<x>"], json!({"model_type": "llama"}), json!({})).unwrap(), "completion");
 
     for (template, part) in [
         (json!(7), "expected a template"),

@@ -18,7 +18,8 @@ fn load(files: &[(&str, &[u8])]) -> Result<Tokenizer, TokenizerError> {
 }
 
 fn bert() -> Tokenizer {
-    let vocabulary = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nplate\n##let\n##s\nfell\n血\n压\n.\ncafe\n[\n]\nsep\n";
+    let vocabulary =
+        "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nplate\n##let\n##s\nfell\n血\n压\n.\ncafe\n[\n]\nsep\n";
     load(&[("vocab.txt", vocabulary.as_bytes())]).unwrap()
 }
 
@@ -39,7 +40,22 @@ fn tokens_of_bert_say_where_they_come_from() {
     assert_eq!(input.ids, [2, 5, 6, 7, 8, 11, 9, 10, 12, 1, 13, 15, 14, 3]);
     assert_eq!(
         first(&input, text),
-        ["#", "Plate", "let", "s", "fell", ".", "血", "压", "CAFE\u{301}", "x\u{200B}y", "[", "SEP", "]", "#"]
+        [
+            "#",
+            "Plate",
+            "let",
+            "s",
+            "fell",
+            ".",
+            "血",
+            "压",
+            "CAFE\u{301}",
+            "x\u{200B}y",
+            "[",
+            "SEP",
+            "]",
+            "#"
+        ]
     );
     assert_eq!(input.token_type_ids, [0; 14]);
     assert_eq!(tokenizer.encode_with_special("fell[SEP]fell"), [8, 3, 8]);
@@ -116,14 +132,16 @@ fn bloom(text: &str) -> Value {
         {"type": "Split", "pattern": {"Regex": " ?[^(\\s|[.,!?…。，、।۔،])]+"}, "behavior": "Isolated", "invert": false},
         {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false},
     ]});
-    file["post_processor"] = json!({"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": false, "use_regex": true});
+    file["post_processor"] =
+        json!({"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": false, "use_regex": true});
     file
 }
 
 #[test]
 fn bloom_layout_agrees_with_hugging_face() {
     let shared = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared");
-    let mut texts: Vec<String> = ["a <s>b</s>", "患者血压，120/80。", "  x\n\ny ", ""].map(str::to_owned).into();
+    let mut texts: Vec<String> =
+        ["a <s>b</s>", "患者血压，120/80。", "  x\n\ny ", ""].map(str::to_owned).into();
     let mut corpus = "The patient's blood pressure fell. 患者血压下降，血压。".repeat(20);
     if let Ok(file) = fs::File::open(shared.join("peers/data/text.txt.gz")) {
         let mut text = String::new();
@@ -174,7 +192,9 @@ fn post_processors_tell_what_stands_around_text() {
     }
     let bert = with(json!({"type": "BertProcessing", "sep": ["</s>", 2], "cls": ["<s>", 1]}));
     assert_eq!((bert.prefix(), bert.suffix()), (&[1][..], &[2][..]));
-    let roberta = with(json!({"type": "RobertaProcessing", "sep": ["</s>", 2], "cls": ["<s>", 1], "trim_offsets": true, "add_prefix_space": false}));
+    let roberta = with(
+        json!({"type": "RobertaProcessing", "sep": ["</s>", 2], "cls": ["<s>", 1], "trim_offsets": true, "add_prefix_space": false}),
+    );
     let input = roberta.encode_input("", Some(""), 100).unwrap();
     assert_eq!(input.ids, [1, 2, 2, 2]);
     // A template that does not say what its tokens are gives no frame rather than half of one.
@@ -186,7 +206,9 @@ fn post_processors_tell_what_stands_around_text() {
 
 #[test]
 fn offsets_of_byte_level_tokens_are_characters() {
-    let tokenizer = load(&[("tokenizer.json", bloom(&"blood pressure 血压 ".repeat(40)).to_string().as_bytes())]).unwrap();
+    let tokenizer =
+        load(&[("tokenizer.json", bloom(&"blood pressure 血压 ".repeat(40)).to_string().as_bytes())])
+            .unwrap();
     let text = "blood 🧬糖 pressure";
     let tokens = tokenizer.encode_with_offsets(text).unwrap();
     assert_eq!(tokens.iter().map(|(id, _)| *id).collect::<Vec<_>>(), tokenizer.encode(text));

@@ -51,10 +51,16 @@ fn pipelines_that_would_not_end_are_refused() {
     }
     with(&|file| file["normalizer"] = nested.clone(), "times as long");
     with(
-        &|file| file["normalizer"] = json!({"type": "Replace", "pattern": {"String": ""}, "content": "a".repeat(1000)}),
+        &|file| {
+            file["normalizer"] =
+                json!({"type": "Replace", "pattern": {"String": ""}, "content": "a".repeat(1000)})
+        },
         "times as long",
     );
-    with(&|file| file["model"]["max_input_chars_per_word"] = 1_000_000_000u64.into(), "max_input_chars_per_word");
+    with(
+        &|file| file["model"]["max_input_chars_per_word"] = 1_000_000_000u64.into(),
+        "max_input_chars_per_word",
+    );
     with(&|file| file["model"]["vocab"]["a"] = 4_000_000_000u32.into(), "ids below 4194304");
     // Tables of replacement rules that claim to be large, lead out of themselves or give places that are none.
     let units = |units: &[u32], replacements: &[u8]| {
@@ -133,13 +139,21 @@ fn broken_vocabularies_give_one_line_in_no_time() {
     roberta(bio, b"a\n", "line 1: expected two strings");
     roberta(bio, b"a b 1 2\n", "two strings and at most a count");
     roberta(bio, b"\xff b\n", "line 1: expected UTF-8");
-    let fairseq = |dictionary: &[u8], part: &str| refused(&[("dict.txt", dictionary), ("bpecodes", b"a b 1\n")], part);
+    let fairseq =
+        |dictionary: &[u8], part: &str| refused(&[("dict.txt", dictionary), ("bpecodes", b"a b 1\n")], part);
     fairseq(b"a 1\na 2\n", "line 2: expected every token once");
     fairseq(b"a one\n", "a whole number as count");
     fairseq(b"\xff 1\n", "expected UTF-8");
-    refused(&[("tokenizer_config.json", &b"[".repeat(1_000_000)), ("vocab.txt", b"[UNK]")], "tokenizer_config.json");
-    refused(&[("added_tokens.json", b"{\"a\": 4194304}"), ("vocab.txt", b"[UNK]")], "token `a`: expected an id below");
-    let many = format!("{{\"added_tokens_decoder\": {{\"7\": {{\"content\": \"{}\"}}}}}}", "a".repeat(5 << 20));
+    refused(
+        &[("tokenizer_config.json", &b"[".repeat(1_000_000)), ("vocab.txt", b"[UNK]")],
+        "tokenizer_config.json",
+    );
+    refused(
+        &[("added_tokens.json", b"{\"a\": 4194304}"), ("vocab.txt", b"[UNK]")],
+        "token `a`: expected an id below",
+    );
+    let many =
+        format!("{{\"added_tokens_decoder\": {{\"7\": {{\"content\": \"{}\"}}}}}}", "a".repeat(5 << 20));
     refused(&[("tokenizer_config.json", many.as_bytes()), ("vocab.txt", b"[UNK]")], "at most 4 MiB");
     // One token of a megabyte in a rank list: all its ways to split would be looked up.
     let long = format!("{} 0\n", STANDARD.encode(vec![b'a'; 1 << 20]));
@@ -166,7 +180,10 @@ fn long_text_takes_time_by_its_length() {
         .unwrap(),
     ];
     for tokenizer in &kinds {
-        for part in ["a", "a ", "a'", ".", ".'", "a-", "-", "DOT", "DOTMULTI", "a. ", "糖", "\u{301}", "İ", ",", "&", "\u{1}"] {
+        for part in [
+            "a", "a ", "a'", ".", ".'", "a-", "-", "DOT", "DOTMULTI", "a. ", "糖", "\u{301}", "İ", ",", "&",
+            "\u{1}",
+        ] {
             let text = part.repeat(100_000 / part.len());
             let ids = tokenizer.encode(&text);
             tokenizer.decode(&ids[..ids.len().min(2000)]);

@@ -114,7 +114,11 @@ fn special_tokens_of_llama() {
 
     let config = json!({"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": {"content": "</s>"}, "unk_token": "<unk>"});
     let tokenizer = load_with(&model, &config);
-    assert_eq!((tokenizer.prefix(), tokenizer.suffix()), (&[1][..], &[][..]), "add_bos_token is on by default");
+    assert_eq!(
+        (tokenizer.prefix(), tokenizer.suffix()),
+        (&[1][..], &[][..]),
+        "add_bos_token is on by default"
+    );
     let a = tokenizer.token_to_id("▁ab").unwrap();
     assert_eq!(tokenizer.encode_framed("ab"), [1, a]);
     let ids = tokenizer.encode_with_special("<s>ab</s>ab");
@@ -214,8 +218,10 @@ fn unused_pieces_are_no_result() {
 
 /// A model in the manner of ChatGLM-6B; with `complete`, the pieces of its own are in the file.
 fn chatglm(complete: bool) -> (Vec<u8>, u32) {
-    let mut model = [piece("<unk>", 0.0, UNKNOWN), piece("<s>", 0.0, CONTROL), piece("</s>", 0.0, CONTROL)].concat();
-    let words = ["<pad>", "<n>", "▁", "a", "b", "▁a", "▁b", "[", "]", "M", "g", "A", "S", "K", "<", ">", "|", "c"];
+    let mut model =
+        [piece("<unk>", 0.0, UNKNOWN), piece("<s>", 0.0, CONTROL), piece("</s>", 0.0, CONTROL)].concat();
+    let words =
+        ["<pad>", "<n>", "▁", "a", "b", "▁a", "▁b", "[", "]", "M", "g", "A", "S", "K", "<", ">", "|", "c"];
     for (i, word) in words.iter().enumerate() {
         let kind = match i {
             0 => CONTROL,
@@ -242,7 +248,12 @@ fn chatglm(complete: bool) -> (Vec<u8>, u32) {
 fn chatglm_6b() {
     for (complete, config, rows, shift) in [
         (true, json!({"tokenizer_class": "ChatGLMTokenizer", "num_image_tokens": 0}), 512, 0),
-        (false, json!({"tokenizer_class": "ChatGLMTokenizer", "bos_token": "sop", "eos_token": "eos"}), 20_512, 20_000),
+        (
+            false,
+            json!({"tokenizer_class": "ChatGLMTokenizer", "bos_token": "sop", "eos_token": "eos"}),
+            20_512,
+            20_000,
+        ),
         (true, json!({"tokenizer_class": "ChatGLMTokenizer"}), 512, 0),
     ] {
         let (model, trained) = chatglm(complete);
@@ -337,8 +348,10 @@ fn broken_models_give_one_line_in_no_time() {
 fn changed_models_never_panic() {
     let mut rules = [12u32, 0x400 | 1 << 8, 0x1_0061, 0x8000_0001].map(u32::to_le_bytes).concat();
     rules.extend_from_slice(b"\0b\0");
-    let user_defined = [piece("<|x|>", 0.0, USER_DEFINED), piece("▁a", -1.0, NORMAL), piece("ab", -2.0, UNUSED)];
-    let base = [start(), user_defined.concat(), trainer(UNIGRAM_TYPE, false), bytes(3, &bytes(2, &rules))].concat();
+    let user_defined =
+        [piece("<|x|>", 0.0, USER_DEFINED), piece("▁a", -1.0, NORMAL), piece("ab", -2.0, UNUSED)];
+    let base =
+        [start(), user_defined.concat(), trainer(UNIGRAM_TYPE, false), bytes(3, &bytes(2, &rules))].concat();
     let bpe = [start(), user_defined.concat(), trainer(BPE_TYPE, false), identity()].concat();
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("changed.model");
@@ -365,8 +378,7 @@ fn long_text_takes_time_by_its_length() {
     let units: Vec<u8> = (0..256u32).flat_map(|i| (i & 0xFF).to_le_bytes()).collect();
     let table = [&(units.len() as u32).to_le_bytes()[..], &units, b"x\0"].concat();
     let circle = [start(), trainer(UNIGRAM_TYPE, false), bytes(3, &bytes(2, &table))].concat();
-    let prefixes: Vec<u8> =
-        (1..=60).flat_map(|n| piece(&"a".repeat(n), -(n as f32), NORMAL)).collect();
+    let prefixes: Vec<u8> = (1..=60).flat_map(|n| piece(&"a".repeat(n), -(n as f32), NORMAL)).collect();
     let unigram = [start(), prefixes.clone(), trainer(UNIGRAM_TYPE, false), identity()].concat();
     let bpe = [start(), prefixes, trainer(BPE_TYPE, false), identity()].concat();
     let begin = Instant::now();

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use sha2::{Digest, Sha256};
 use taiyi_infer::{LoadOptions, ReplyModel};
-use taiyi_model::plan::{Plan, PlanOptions, Training, plan};
+use taiyi_model::plan::{OptimizerBytes, Plan, PlanOptions, Training, plan};
 use taiyi_model::{Checkpoint, DecoderConfig, Dtype, LoraConfig};
 use taiyi_train::memory::{available_memory_bytes, human_bytes};
 
@@ -155,7 +155,7 @@ pub(crate) fn inference_plan(
             dtype: storage.dtype(),
             precision: storage.dtype().precision(),
             training: Training::Lora(&untrained),
-            optimizer_bytes: 0,
+            optimizer: OptimizerBytes::NONE,
             tokens: 0,
             longest: 1,
             labelled: 0,

@@ -5,6 +5,7 @@ use crate::data::Dataset;
 use crate::decoder::{lora, model_dtype};
 use crate::fit::kernel_precision;
 use crate::memory::{available_memory_bytes, human_bytes};
+use crate::optimizer::optimizer_bytes;
 use crate::recipe::{Checkpointing, Dtype, Kind, Recipe};
 use serde::{Deserialize, Serialize};
 use taiyi_model::plan::{PlanOptions, Training, plan};
@@ -19,7 +20,7 @@ pub struct MemoryPlan {
     pub adapters: u64,
     /// Gradients of what is trainable, f32.
     pub gradients: u64,
-    /// AdamW's two moments, f32.
+    /// The optimizer's moments, f32, and what it works in.
     pub optimizer: u64,
     /// Activations of the largest micro-batch.
     pub activations: u64,
@@ -107,7 +108,7 @@ fn choose(
             dtype: model_dtype(recipe.dtype),
             precision: kernel_precision(recipe.compute_precision()),
             training: if recipe.lora_rank == 0 { Training::Full } else { Training::Lora(&lora) },
-            optimizer_bytes: 8,
+            optimizer: optimizer_bytes(recipe),
             tokens,
             longest: recipe.max_length.min(tokens),
             // Any of them may be an answer.
@@ -220,6 +221,14 @@ mod tests {
         let full = choose(&recipe("f32", 0), &qwen2_half_b(), 64, None).unwrap();
         assert_eq!(full.weights / 4, 494_032_768);
         assert_eq!((full.gradients, full.optimizer), (full.weights, 2 * full.weights));
+        // Muon keeps one moment of each matrix but the table of tokens, and works in copies of the largest.
+        let muon = Recipe { optimizer: crate::recipe::Optimizer::Muon, ..recipe("f32", 0) };
+        let muon = choose(&muon, &qwen2_half_b(), 64, None).unwrap();
+        let norms = 896 * (2 * 24 + 1) + (896 + 2 * 128) * 24;
+        let table = 151_936 * 896;
+        let scratch = 4 * (2 * 4864 * 896 + 2 * 896 * 896);
+        assert_eq!(muon.optimizer, full.weights + 4 * (table + norms) + scratch);
+        assert_eq!(muon.gradients, full.gradients);
         // PEFT's count at r = 64 on all linear layers.
         let lora = choose(&recipe("nf4", 64), &qwen2_half_b(), 64, None).unwrap();
         assert_eq!(lora.adapters / 4, 35_192_832);

@@ -123,7 +123,9 @@ impl<'a> Preparation<'a> {
                 let encode = |item: &TextItem| match (item, format) {
                     (TextItem::Document(text), _) => Ok(tokenizer.encode(text)),
                     (TextItem::Conversation(conversation), Some(format)) => {
-                        rendered(tokenizer, format, conversation).map(|sample| sample.ids)
+                        // Where there are several samples, the last holds the whole conversation.
+                        rendered(tokenizer, format, conversation)
+                            .map(|mut samples| samples.pop().map_or_else(Vec::new, |sample| sample.ids))
                     }
                     (TextItem::Conversation(_), None) => {
                         Err("a conversation, and the tokenizer has no chat format; name one in `chat_format`"
@@ -149,10 +151,13 @@ fn rendered(
     tokenizer: &Tokenizer,
     format: &ChatFormat,
     conversation: &Conversation,
-) -> Result<RenderedSample, String> {
+) -> Result<Vec<RenderedSample>, String> {
     let rendered =
-        format.render(tokenizer, &messages(conversation), false).map_err(|error| error.to_string())?;
-    Ok(RenderedSample { ids: rendered.ids, learned: rendered.learned })
+        format.render_for_training(tokenizer, &messages(conversation)).map_err(|error| error.to_string())?;
+    Ok(rendered
+        .into_iter()
+        .map(|sample| RenderedSample { ids: sample.ids, learned: sample.learned })
+        .collect())
 }
 
 fn messages(conversation: &Conversation) -> Vec<Message> {

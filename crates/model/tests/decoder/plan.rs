@@ -3,7 +3,7 @@
 use taiyi_kernels::Precision;
 use taiyi_model::{
     Checkpoint, Decoder, DecoderConfig, Dtype, LoraConfig, StepOptions, Workspace,
-    plan::{PlanOptions, Training, plan},
+    plan::{OptimizerBytes, PlanOptions, Training, plan},
 };
 
 use crate::golden::{mark, random_batch, tiny_others, tiny_qwen, tiny_qwen2};
@@ -17,7 +17,7 @@ fn check(config: DecoderConfig, dtype: Dtype, lora: Option<&LoraConfig>, checkpo
         dtype,
         precision: dtype.precision(),
         training: lora.map_or(Training::Full, Training::Lora),
-        optimizer_bytes: 8,
+        optimizer: OptimizerBytes::ADAMW,
         tokens: packed.ids.len(),
         longest: 14,
         labelled: packed.batch().labelled(),

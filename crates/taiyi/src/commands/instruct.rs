@@ -197,38 +197,39 @@ fn show_mask(file: &Path, picked: &Picked, model: &Path, json: bool) -> CommandR
             .iter()
             .flat_map(|turn| [Message::user(turn.human.clone()), Message::assistant(turn.assistant.clone())])
             .collect();
-        let rendered = format.render(&tokenizer, &messages, false)?;
-        if json {
-            terminal::line(
-                &serde_json::json!({
-                    "conversation_id": conversation.conversation_id,
-                    "ids": rendered.ids,
-                    "learned": rendered.learned,
-                })
-                .to_string(),
-            );
-            continue;
+        for rendered in format.render_for_training(&tokenizer, &messages)? {
+            if json {
+                terminal::line(
+                    &serde_json::json!({
+                        "conversation_id": conversation.conversation_id,
+                        "ids": rendered.ids,
+                        "learned": rendered.learned,
+                    })
+                    .to_string(),
+                );
+                continue;
+            }
+            terminal::line(&format!(
+                "── {} {} {}: {} tokens, {} learned (between ⟦ and ⟧)",
+                conversation.dataset,
+                conversation.category,
+                conversation.conversation_id,
+                rendered.ids.len(),
+                rendered.learned.iter().filter(|&&learned| learned).count()
+            ));
+            let mut text = String::new();
+            let mut at = 0;
+            while at < rendered.ids.len() {
+                let learned = rendered.learned[at];
+                let end = (at..rendered.ids.len())
+                    .find(|&t| rendered.learned[t] != learned)
+                    .unwrap_or(rendered.ids.len());
+                let piece = tokenizer.decode(&rendered.ids[at..end]);
+                text.push_str(&if learned { format!("⟦{piece}⟧") } else { piece });
+                at = end;
+            }
+            terminal::line(&text);
         }
-        terminal::line(&format!(
-            "── {} {} {}: {} tokens, {} learned (between ⟦ and ⟧)",
-            conversation.dataset,
-            conversation.category,
-            conversation.conversation_id,
-            rendered.ids.len(),
-            rendered.learned.iter().filter(|&&learned| learned).count()
-        ));
-        let mut text = String::new();
-        let mut at = 0;
-        while at < rendered.ids.len() {
-            let learned = rendered.learned[at];
-            let end = (at..rendered.ids.len())
-                .find(|&t| rendered.learned[t] != learned)
-                .unwrap_or(rendered.ids.len());
-            let piece = tokenizer.decode(&rendered.ids[at..end]);
-            text.push_str(&if learned { format!("⟦{piece}⟧") } else { piece });
-            at = end;
-        }
-        terminal::line(&text);
     }
     Ok(Outcome::Fine)
 }

@@ -18,14 +18,18 @@ pub struct RenderedSample {
     pub learned: Vec<bool>,
 }
 
+/// Renders a conversation to samples; nothing for one that is left out.
+pub type Render<'a> = dyn Fn(&Conversation) -> Result<Option<Vec<RenderedSample>>, String> + Sync + 'a;
+
 /// Lines rendered at a time, by all threads together.
 const CHUNK: usize = 1024;
 
 impl Dataset {
     /// Renders every conversation into a store at `store_path` (removed with the value).
     ///
-    /// A sample without a learned token after the cut adds nothing to the loss; it is left out and counted. So is a
-    /// conversation that `render` has nothing for: one of a later stage.
+    /// A conversation becomes one sample, or several where the chat format cannot show all its answers at once. A sample
+    /// without a learned token after the cut adds nothing to the loss; it is left out and counted. So is a conversation that
+    /// `render` has nothing for: one of a later stage.
     ///
     /// # Errors
     ///
@@ -36,7 +40,7 @@ impl Dataset {
         store_path: &Path,
         max_length: usize,
         seed: u64,
-        render: &(dyn Fn(&Conversation) -> Result<Option<RenderedSample>, String> + Sync),
+        render: &Render<'_>,
     ) -> Result<Self, TrainError> {
         let mut writer = StoreWriter::create(store_path)?;
         let mut items = Vec::new();
@@ -67,7 +71,7 @@ impl Dataset {
                 if chunk.is_empty() {
                     break;
                 }
-                let rendered: Vec<Result<Option<RenderedSample>, TrainError>> = chunk
+                let rendered: Vec<Result<Option<Vec<RenderedSample>>, TrainError>> = chunk
                     .par_iter()
                     .map(|(line, text)| {
                         let refuse =
@@ -77,12 +81,15 @@ impl Dataset {
                         render(&conversation).map_err(refuse)
                     })
                     .collect();
-                for ((line, _), sample) in chunk.iter().zip(rendered) {
+                let mut samples = Vec::new();
+                for ((line, _), rendered) in chunk.iter().zip(rendered) {
                     report.records += 1;
-                    let Some(RenderedSample { ids, learned }) = sample? else {
-                        report.later_stage += 1;
-                        continue;
-                    };
+                    match rendered? {
+                        Some(rendered) => samples.extend(rendered.into_iter().map(|sample| (*line, sample))),
+                        None => report.later_stage += 1,
+                    }
+                }
+                for (line, RenderedSample { ids, learned }) in samples {
                     let length = ids.len().min(max_length);
                     // The first token is never predicted, learned or not.
                     let labelled =
@@ -105,7 +112,7 @@ impl Dataset {
                         start: writer.position(),
                         length: length as u32,
                         source: index as u32,
-                        line: u32::try_from(*line).unwrap_or(u32::MAX),
+                        line: u32::try_from(line).unwrap_or(u32::MAX),
                     });
                     writer.push(&tokens)?;
                 }

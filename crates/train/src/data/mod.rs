@@ -13,7 +13,7 @@ pub mod packing;
 mod store;
 mod text;
 
-pub use conversations::RenderedSample;
+pub use conversations::{Render, RenderedSample};
 pub use packing::Pack;
 pub use text::{Documents, TextItem, TextWindows};
 

@@ -7,6 +7,7 @@ use crate::recipe::{self, Recipe};
 use muon::{Muon, Scratch};
 use taiyi_kernels::{AdamW, adamw, sum_of_squares};
 use taiyi_model::Parameter;
+use taiyi_model::plan::OptimizerBytes;
 
 /// What is remembered of the gradients of every trainable tensor, f32.
 #[derive(Debug)]
@@ -34,7 +35,7 @@ impl Optimizer {
         let muon = recipe.optimizer == recipe::Optimizer::Muon;
         let zero = |parameter: &Parameter<'_>| {
             let zeros = vec![0.0; parameter.data.len()];
-            let second = (!(muon && orthogonal(parameter))).then(|| zeros.clone());
+            let second = (!(muon && orthogonal(parameter.name, parameter.shape))).then(|| zeros.clone());
             Moments { first: zeros, second }
         };
         Self {
@@ -74,11 +75,25 @@ impl Optimizer {
     }
 }
 
-/// Whether a tensor maps vectors to vectors. Tables of tokens and the output layer do not: their rows belong to tokens
-/// of very different frequency, and AdamW's scale for each number serves them better (Jordan et al. 2024).
-fn orthogonal(parameter: &Parameter<'_>) -> bool {
-    let table = ["embed_tokens", "wte", "lm_head"].iter().any(|part| parameter.name.contains(part));
-    parameter.shape.len() == 2 && !table
+/// What a recipe's optimizer keeps and works in.
+pub(crate) fn optimizer_bytes(recipe: &Recipe) -> OptimizerBytes {
+    match recipe.optimizer {
+        recipe::Optimizer::Adamw => OptimizerBytes::ADAMW,
+        recipe::Optimizer::Muon => OptimizerBytes {
+            state: |name, shape| {
+                let moments = if orthogonal(name, shape) { 1 } else { 2 };
+                4 * moments * shape.iter().product::<usize>()
+            },
+            scratch: |name, shape| if orthogonal(name, shape) { muon::scratch_bytes(shape) } else { 0 },
+        },
+    }
+}
+
+/// Whether a tensor maps vectors to vectors. Tables of tokens and positions and the output layer do not: their rows belong to
+/// tokens of very different frequency, and AdamW's scale for each number serves them better (Jordan et al. 2024).
+fn orthogonal(name: &str, shape: &[usize]) -> bool {
+    const TABLES: [&str; 6] = ["embed", "wte", "wpe", "lm_head", "output_layer", "output_projection"];
+    shape.len() == 2 && !TABLES.iter().any(|part| name.contains(part))
 }
 
 /// Returns the Euclidean norm of all gradients.

@@ -21,6 +21,12 @@ pub(super) struct Scratch {
     polynomial: Vec<f32>,
 }
 
+/// Bytes of the buffers for a matrix.
+pub(super) fn scratch_bytes(shape: &[usize]) -> usize {
+    let smaller = shape.iter().copied().min().unwrap_or(0);
+    4 * (2 * shape.iter().product::<usize>() + 2 * smaller * smaller)
+}
+
 /// The numbers of one step.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Muon {

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Rest;
-use minijinja::{Environment, Error, ErrorKind, State, Value, escape_formatter, filters, tests as checks};
+use minijinja::{Environment, Error, ErrorKind, State, Value, escape_formatter, filters};
 
 use super::{Message, Role};
 use crate::tokenizer::TokenizerError;
@@ -129,7 +129,8 @@ fn environment(source: &str) -> Result<(Environment<'static>, bool), Error> {
         environment.remove_filter(name);
     }
     // Nothing is no list in Python.
-    environment.add_test("iterable", |value: &Value| !value.is_none() && checks::is_iterable(value));
+    environment
+        .add_test("iterable", |value: &Value| !value.is_none() && minijinja::tests::is_iterable(value));
     // Shows all variables, of any size.
     environment.remove_global("debug");
     environment.add_function("raise_exception", |reason: String| -> Result<Value, Error> {
