@@ -17,6 +17,6 @@ fuzz_target!(|data: &[u8]| {
     }
     let _ = config_json(&path);
     if let Ok(tokenizer) = Tokenizer::load(&path) {
-        tokenizer.decode(&tokenizer.encode_with_special("Aspirin 100 mg <s> 头痛"));
+        taiyi_fuzz::exercise(&tokenizer);
     }
 });

@@ -79,3 +79,25 @@ pub fn tiny_config() -> DecoderConfig {
 pub fn nf4_codes() -> [f32; 16] {
     taiyi_kernels::NF4_CODES
 }
+
+/// Encodes and decodes text that holds something for every kind of tokenizer.
+pub fn exercise(tokenizer: &Tokenizer) {
+    let text = "Aspirin 100 mg\t<s> <|endoftext|> 头痛三天。\u{301} ㍿ can't (e.g. 3.5-fold)\r\n  \u{2581}x";
+    for ids in [tokenizer.encode(text), tokenizer.encode_with_special(text)] {
+        tokenizer.decode(&ids);
+        tokenizer.decode_without_special(&ids);
+        let mut stream = tokenizer.decode_stream();
+        for id in ids {
+            stream.push(id);
+        }
+    }
+    tokenizer.decode(&[0, 1, 2, 3, u32::MAX]);
+}
+
+/// Two files out of one input: what stands before the first byte that no text has, and what stands behind it.
+pub fn halves(data: &[u8]) -> (&[u8], &[u8]) {
+    match data.iter().position(|&b| b == 0xff) {
+        Some(at) => (&data[..at], &data[at + 1..]),
+        None => (data, &[]),
+    }
+}

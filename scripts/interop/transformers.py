@@ -28,19 +28,22 @@ def decoders():
     """Name, configuration."""
     t = transformers
     grouped = {"num_key_value_heads": 2, "tie_word_embeddings": False}
-    llama3 = {
+    scaling = {
         "rope_type": "llama3",
-        "rope_theta": 500000.0,
         "factor": 8.0,
         "low_freq_factor": 1.0,
         "high_freq_factor": 4.0,
         "original_max_position_embeddings": 64,
     }
+    if int(t.__version__.split(".")[0]) >= 5:
+        llama3 = {"rope_parameters": {**scaling, "rope_theta": 500000.0}}
+    else:
+        llama3 = {"rope_scaling": scaling, "rope_theta": 500000.0}
     yield "qwen2", t.Qwen2Config(**sizes(**grouped))
     yield "qwen2, tied", t.Qwen2Config(**sizes(num_key_value_heads=8, tie_word_embeddings=True))
     yield "qwen3", t.Qwen3Config(**sizes(head_dim=48, **grouped))
     yield "llama", t.LlamaConfig(**sizes(**grouped))
-    yield "llama, llama3 rope", t.LlamaConfig(**sizes(rope_parameters=llama3, **grouped))
+    yield "llama, llama3 rope", t.LlamaConfig(**sizes(**llama3, **grouped))
     yield "glm", t.GlmConfig(**sizes(head_dim=32, attention_bias=True, pad_token_id=0, eos_token_id=1, **grouped))
     yield "biogpt", t.BioGptConfig(**sizes(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, layerdrop=0.0))
     yield "bloom", t.BloomConfig(vocab_size=1000, hidden_size=256, n_layer=3, n_head=8)

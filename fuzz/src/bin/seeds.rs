@@ -76,6 +76,20 @@ fn main() {
         write("gguf", name, &gguf(mixture));
     }
     write("tiktoken", "letters", b"YQ== 0\nYg== 1\nYWI= 2\n5aS0 3\nIGE= 4\n");
+    write("sentencepiece", "unigram", &sentencepiece(1));
+    write("sentencepiece", "bpe", &sentencepiece(2));
+    write(
+        "wordpiece",
+        "small",
+        "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\n##s\n##pirin\n头\n##痛\n100\n".as_bytes(),
+    );
+    let config = r#"{"tokenizer_class":"BertTokenizer","do_lower_case":true,"unk_token":"[UNK]","cls_token":{"content":"[CLS]","lstrip":false},"added_tokens_decoder":{"2":{"content":"[CLS]","special":true}},"chat_template":"{{ messages[0].content }}","add_bos_token":true}"#;
+    write("tokenizer_config", "bert", config.as_bytes());
+    let halves = |first: &str, second: &str| [first.as_bytes(), &[0xff], second.as_bytes()].concat();
+    let vocabulary = r#"{"<s>":0,"<pad>":1,"</s>":2,"<unk>":3,"a":4,"s":5,"as":6,"Ġ":7,"Ġa":8,"a</w>":9}"#;
+    write("vocab_merges", "bytes", &halves(vocabulary, "#version: 0.2\na s\nĠ a\n"));
+    write("vocab_merges", "words", &halves(vocabulary, "a s 10\na a</w> 5\n"));
+    write("fairseq_bpe", "words", &halves("a</w> 10\nas 5\n@@ 1\n", "a s 10\nas a</w> 5\n"));
     let chatml = "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
     write("chat_template", "chatml", chatml.as_bytes());
     write("chat_template", "loop", b"{% set ns = namespace(x='') %}{% for m in messages if m.role != 'system' %}{% set ns.x = ns.x ~ m.content|trim %}{{ loop.index }}: {{ ns.x[:20] }}{% endfor %}{{ raise_exception('no') if false }}");
@@ -124,6 +138,31 @@ fn gguf(mixture: Mixture) -> Vec<u8> {
     let asked = Exported { config: &config, place: &place, name: "seed", vocabulary, mixture };
     export(&weights, asked, &out, &mut |_, _| {}).expect("an architecture that GGUF has");
     fs::read(out).expect("it was written")
+}
+
+/// A SentencePiece model (protobuf) of this type: 1 is unigram, 2 BPE.
+fn sentencepiece(kind: u8) -> Vec<u8> {
+    let field = |number: u8, bytes: &[u8]| [&[number << 3 | 2, bytes.len() as u8], bytes].concat();
+    let pieces: [(&str, f32, u8); 9] = [
+        ("<unk>", 0.0, 2),
+        ("<s>", 0.0, 3),
+        ("</s>", 0.0, 3),
+        ("<0x41>", 0.0, 6),
+        ("\u{2581}", -1.0, 1),
+        ("a", -2.0, 1),
+        ("s", -3.0, 1),
+        ("as", -4.0, 1),
+        ("<sep>", 0.0, 4),
+    ];
+    let piece = |(text, score, kind): (&str, f32, u8)| {
+        let inside =
+            [field(1, text.as_bytes()), [&[0x15][..], &score.to_le_bytes(), &[0x18, kind]].concat()].concat();
+        field(1, &inside)
+    };
+    let mut model = pieces.into_iter().map(piece).collect::<Vec<_>>().concat();
+    model.extend(field(2, &[0x18, kind, 0x98, 0x02, 1]));
+    model.extend(field(3, &[&field(1, b"identity")[..], &[0x18, 1, 0x20, 0, 0x28, 1]].concat()));
+    model
 }
 
 /// A `config.json` of each architecture, sizes made up.

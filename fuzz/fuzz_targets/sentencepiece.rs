@@ -1,0 +1,12 @@
+//! A SentencePiece model.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use taiyi_model::tokenizer::Tokenizer;
+
+fuzz_target!(|data: &[u8]| {
+    let folder = taiyi_fuzz::folder(&[("tokenizer.model", data)]);
+    if let Ok(tokenizer) = Tokenizer::load(&folder) {
+        taiyi_fuzz::exercise(&tokenizer);
+    }
+});
