@@ -53,7 +53,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         println!("one matrix of the mapped file to NF4, {name} time: {rate:.2} GB/s of bf16");
     }
     drop(map);
-    for dtype in [Dtype::Nf4, Dtype::Nf4, Dtype::Bf16] {
+    for dtype in [Dtype::Nf4, Dtype::Bf16] {
         let before = anonymous();
         let (peak, decoder, seconds) = watched(|| Decoder::load(dir.path(), dtype));
         let decoder = decoder?;

@@ -38,8 +38,16 @@ const BYTES_EACH: usize = 256;
 const DEEPEST: usize = 32;
 const MOST_VALUES: usize = 200_000;
 
+/// Bytes of text that a list may hold without being counted: the messages are read again and again, and lie there once.
+const SHARED_BYTES: usize = 1 << 20;
+const SHARED_EACH: usize = 4;
+
+/// Memory that the text a template emits as it stands may take.
+const EMITTED_BYTES: u64 = 1 << 30;
+
 thread_local! {
     static LEFT: Cell<usize> = const { Cell::new(0) };
+    static SHARED: Cell<usize> = const { Cell::new(0) };
 }
 
 fn too_much(what: &str) -> Error {
@@ -49,6 +57,7 @@ fn too_much(what: &str) -> Error {
 /// Runs a rendering of a conversation with so many bytes under the count.
 pub(super) fn counted<R>(conversation_bytes: usize, render: impl FnOnce() -> R) -> R {
     LEFT.set(LEAST_BYTES.saturating_add(conversation_bytes.saturating_mul(BYTES_EACH)));
+    SHARED.set(SHARED_BYTES.saturating_add(conversation_bytes.saturating_mul(SHARED_EACH)));
     render()
 }
 
@@ -65,21 +74,40 @@ pub(super) fn bounded(value: Value) -> Result<Value, Error> {
     Ok(value)
 }
 
-/// Counts a value: its text, and the text of all it holds.
+/// Counts a value: a text, or all that a list holds; the text in a list only where it is more than the conversation could
+/// account for, as when one string stands in it a thousand times.
 pub(super) fn charge_value(value: &Value) -> Result<(), Error> {
-    fn walk(value: &Value, depth: usize, values: &mut usize) -> Result<(), Error> {
-        *values += 1;
-        if *values > MOST_VALUES {
+    if let Some(text) = value.as_str() {
+        return charge(text.len());
+    }
+    let mut held = Held::default();
+    held.add(value, 0)?;
+    charge(held.values)?;
+    if held.text > SHARED.get() { charge(held.text) } else { Ok(()) }
+}
+
+/// What a value holds.
+#[derive(Default)]
+struct Held {
+    values: usize,
+    text: usize,
+}
+
+impl Held {
+    fn add(&mut self, value: &Value, depth: usize) -> Result<(), Error> {
+        self.values += 1;
+        if self.values > MOST_VALUES {
             return Err(too_much("makes lists of hundreds of thousands of values"));
         }
         if let Some(text) = value.as_str() {
-            return charge(text.len());
+            self.text = self.text.saturating_add(text.len());
+            return Ok(());
         }
-        charge(16)?;
-        let holds = match value.kind() {
-            ValueKind::Seq | ValueKind::Iterable | ValueKind::Map => true,
-            ValueKind::Plain => value.as_object().is_some(),
-            _ => false,
+        let (holds, keyed) = match value.kind() {
+            ValueKind::Seq | ValueKind::Iterable => (true, false),
+            ValueKind::Map => (true, true),
+            ValueKind::Plain => (value.as_object().is_some(), true),
+            _ => (false, false),
         };
         if !holds {
             return Ok(());
@@ -88,16 +116,14 @@ pub(super) fn charge_value(value: &Value) -> Result<(), Error> {
             return Err(too_much("nests lists too deeply"));
         }
         let Ok(items) = value.try_iter() else { return Ok(()) };
-        let keyed = !matches!(value.kind(), ValueKind::Seq | ValueKind::Iterable);
         for item in items {
             if keyed {
-                walk(&value.get_item(&item).unwrap_or_default(), depth + 1, values)?;
+                self.add(&value.get_item(&item).unwrap_or_default(), depth + 1)?;
             }
-            walk(&item, depth + 1, values)?;
+            self.add(&item, depth + 1)?;
         }
         Ok(())
     }
-    walk(value, 0, &mut 0)
 }
 
 /// A template that counts what it makes, and the instructions it may take.
@@ -142,7 +168,7 @@ pub(super) fn counting(source: &str, syntax: &SyntaxConfig) -> Result<Counting, 
     }
     counting.push_str(&source[at..]);
     // A loop takes at least three instructions to emit a piece of text.
-    let fuel = (3 * LEAST_BYTES as u64 * 8 / walk.longest_text.max(1) as u64).min(FUEL);
+    let fuel = (3 * EMITTED_BYTES / walk.longest_text.max(1) as u64).min(FUEL);
     Ok(Counting { source: counting, fuel })
 }
 

@@ -32,6 +32,9 @@ const SOLE: &str = "chat";
 const BEGIN: &str = "generation_begins";
 const END: &str = "generation_ends";
 
+/// What a message counts beside its text: templates look at all messages for each of them.
+const EACH_MESSAGE_BYTES: usize = 256;
+
 /// How deep macros may call macros.
 const DEEPEST_CALL: usize = 100;
 
@@ -78,7 +81,7 @@ impl Template {
         ];
         let tokens = self.tokens.iter().map(|(name, token)| (name.as_str(), Value::from(token.as_str())));
         let variables = Value::from_pairs(tokens.chain(variables));
-        let bytes = messages.iter().map(|message| message.content.len()).sum();
+        let bytes = messages.iter().map(|message| message.content.len() + EACH_MESSAGE_BYTES).sum();
         bounds::counted(bytes, || self.environment.get_template(SOLE)?.render(variables))
             .map_err(|error| refused(&self.name, &error))
     }
@@ -310,6 +313,9 @@ mod tests {
             "{% set ns = namespace(x=1) %}{% for i in range(100000) %}{% set ns.x = [ns.x] %}{% endfor %}",
             "{% set ns = namespace(x=1) %}{% for i in range(100000) %}{% set ns.x = {'a': ns.x} %}{% endfor %}",
             "{% set ns = namespace(x=1) %}{% for i in range(100000) %}{% set ns.x = namespace(x=ns.x) %}{% endfor %}",
+            "{% set x = ['a' * 1000000] * 1000 %}{{ x }}",
+            "{% set x = ['a' * 1000000] * 1000 %}{{ x | upper }}",
+            "{% set x = ['a' * 1000000] * 1000 %}{{ x ~ '' }}",
             "{% set ns = namespace() %}{% set ns.a = ns %}{% set ns.b = ns %}{{ ns }}",
             "{% include 'chat' %}",
         ] {
@@ -357,6 +363,11 @@ mod tests {
             })
             .collect();
         assert!(run(source, &messages).unwrap().len() > 1_900_000);
+        let asks_how_many = "{% for m in messages %}{% if messages | length - 1 == loop.index0 %}{{ messages[loop.index0:] | length }}{% endif %}\
+            {% if messages[-1].role == 'user' and messages is iterable %}{{ m.role }}{% endif %}{% endfor %}";
+        assert_eq!(run(asks_how_many, &messages).unwrap(), "1");
+        let short: Vec<Message> = messages.iter().map(|m| Message { role: m.role, content: "x".into() }).collect();
+        assert_eq!(run(asks_how_many, &short).unwrap(), "1");
         let document = [Message::user("糖尿病 ".repeat(1_000_000))];
         assert!(run(source, &document).unwrap().len() > 9_000_000);
     }
