@@ -134,6 +134,10 @@ def encoder(context, row, name, model, seed):
     model.config.save_pretrained(old)
     torch.save(model.state_dict(), old / "pytorch_model.bin")
     row(name, "our logits of its .bin", context.worst(context.logits(old, sequences), expected))
+    again = context.path("again")
+    context.taiyi("model", "export", "--model", folder, "--to", "hf", "--dtype", "f32", "--out", again)
+    loaded = type(model).from_pretrained(again, dtype=torch.float32).eval()
+    row(name, "its logits of our checkpoint", context.worst(reference(loaded, sequences), expected))
 
 
 def drawn(shapes, seed):

@@ -152,7 +152,8 @@ fn growth(step: &Value) -> Result<usize, String> {
         Some("Precompiled") => {
             let charsmap = step["precompiled_charsmap"].as_str().unwrap_or_default();
             let charsmap = STANDARD.decode(charsmap).map_err(|error| error.to_string())?;
-            check_charsmap(&charsmap).map_err(|expected| format!("a precompiled_charsmap without {expected}"))?;
+            check_charsmap(&charsmap)
+                .map_err(|expected| format!("a precompiled_charsmap without {expected}"))?;
             Ok(1)
         }
         Some("Replace") => {

@@ -190,7 +190,7 @@ fn quantised_files_are_near_and_say_what_they_are() {
             }
             let odd = report.fallbacks.iter().any(|f| f.used == BlockType::F16 && f.columns % 32 != 0);
             assert_eq!(odd, *name != "bloom", "{name} {mixture:?}");
-            assert_eq!(report.types.iter().map(|t| t.bytes).sum::<u64>() < report.bytes, true);
+            assert!(report.types.iter().map(|t| t.bytes).sum::<u64>() < report.bytes);
         }
     }
 }

@@ -366,7 +366,8 @@ mod tests {
         let asks_how_many = "{% for m in messages %}{% if messages | length - 1 == loop.index0 %}{{ messages[loop.index0:] | length }}{% endif %}\
             {% if messages[-1].role == 'user' and messages is iterable %}{{ m.role }}{% endif %}{% endfor %}";
         assert_eq!(run(asks_how_many, &messages).unwrap(), "1");
-        let short: Vec<Message> = messages.iter().map(|m| Message { role: m.role, content: "x".into() }).collect();
+        let short: Vec<Message> =
+            messages.iter().map(|m| Message { role: m.role, content: "x".into() }).collect();
         assert_eq!(run(asks_how_many, &short).unwrap(), "1");
         let document = [Message::user("糖尿病 ".repeat(1_000_000))];
         assert!(run(source, &document).unwrap().len() > 9_000_000);

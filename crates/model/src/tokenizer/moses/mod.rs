@@ -349,7 +349,7 @@ pub(crate) fn detokenize<'w>(words: impl Iterator<Item = &'w str>) -> String {
             let kind = if all(&|c| matches!(c, '„' | '“')) { "\"" } else { word };
             let count = quotes.entry(kind).or_default();
             let possessive = *word == "'" && before.is_some_and(|before| before.ends_with('s'));
-            if *count % 2 == 0 && !possessive {
+            if count.is_multiple_of(2) && !possessive {
                 text.push_str(space);
                 text.push_str(word);
                 space = "";

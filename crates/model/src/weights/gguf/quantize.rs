@@ -192,7 +192,7 @@ fn scales_and_minima(x: &Lanes<GROUPS, GROUP>) -> ([f32; GROUPS], [f32; GROUPS])
         inverse[g] = if flat[g] { 0.0 } else { TOP / (max[g] - min[g]) };
         scale[g] = if flat[g] { 0.0 } else { 1.0 / inverse[g] };
     }
-    let code = |x: f32, min: f32, inverse: f32| nearest(inverse * (x - min)).max(0.0).min(TOP);
+    let code = |x: f32, min: f32, inverse: f32| nearest(inverse * (x - min)).clamp(0.0, TOP);
     let error_of = |scale: &[f32; GROUPS], min: &[f32; GROUPS], codes: &Lanes<GROUPS, GROUP>| {
         let mut error = [0.0_f32; GROUPS];
         for ((x, w), q) in x.iter().zip(&weights).zip(codes) {
@@ -305,7 +305,7 @@ fn signed_scales(x: &Lanes<SMALL_GROUPS, SMALL_GROUP>) -> [f32; SMALL_GROUPS] {
         let (mut sum_lx, mut sum_l2) = ([0.0_f32; SMALL_GROUPS], [0.0_f32; SMALL_GROUPS]);
         for x in x {
             for g in 0..SMALL_GROUPS {
-                let l = nearest(inverse[g] * x[g]).max(-REACH).min(REACH - 1.0);
+                let l = nearest(inverse[g] * x[g]).clamp(-REACH, REACH - 1.0);
                 let w = x[g] * x[g];
                 sum_lx[g] += w * x[g] * l;
                 sum_l2[g] += w * l * l;

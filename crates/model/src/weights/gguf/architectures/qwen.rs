@@ -74,12 +74,12 @@ const LOGN: &str = ".use_logn_attn";
 fn more(keys: &Keys<'_>, sizes: &Sizes) -> Result<More, Error> {
     let trained = trained_length(keys)?;
     let (ntk, logn) = (keys.flag("use_dynamic_ntk", true)?, keys.flag("use_logn_attn", true)?);
-    let mut more = More::default();
-    more.entries = vec![
+    let entries = vec![
         (TRAINED_LENGTH.to_owned(), Entry::U32(u32::try_from(trained).unwrap_or(u32::MAX))),
         (DYNAMIC_NTK.to_owned(), Entry::Flag(ntk)),
         (LOGN.to_owned(), Entry::Flag(logn)),
     ];
+    let mut more = More { entries, ..More::default() };
     if (ntk || logn) && sizes.context > trained {
         more.notes.push(format!(
             "llama.cpp does not scale attention past the trained length: keep its context at {trained} tokens"
