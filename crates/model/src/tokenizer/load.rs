@@ -167,7 +167,9 @@ impl Tokenizer {
         }
         let named = |name: &str| added.iter().find(|token| token.content == name).map(|token| token.id);
         let frame = match (family, named("[gMASK]"), named("<sop>")) {
-            (RankFamily::Glm4, Some(gmask), Some(sop)) => Frame::around(&[gmask, sop], &[]),
+            (RankFamily::Glm4, Some(gmask), Some(sop)) => {
+                Frame { of_chat: true, ..Frame::around(&[gmask, sop], &[]) }
+            }
             _ => Frame::default(),
         };
         let kind = Kind::Bytes(Box::new(bpe));
@@ -247,7 +249,7 @@ impl Tokenizer {
             }
         }
         let frame = match (named("[gMASK]"), config.bos_token.as_deref().and_then(named)) {
-            (Some(gmask), Some(bos)) => Frame::around(&[], &[gmask, bos]),
+            (Some(gmask), Some(bos)) => Frame { of_chat: true, ..Frame::around(&[], &[gmask, bos]) },
             _ => Frame::default(),
         };
         Self::assemble(path, Kind::ChatGlm(Box::new(model)), added, frame, &config)

@@ -130,7 +130,12 @@ impl Tokenizer {
         let added_by_id: FxHashMap<u32, usize> = added.iter().enumerate().map(|(i, t)| (t.id, i)).collect();
         let len = added.iter().map(|token| token.id as usize + 1).max().unwrap_or(0).max(kind.len());
         if len > vocabulary::LARGEST_ID as usize + 1 {
-            return Err(TokenizerError::malformed(path, "vocabulary", "ids below 4194304", (len - 1).to_string()));
+            return Err(TokenizerError::malformed(
+                path,
+                "vocabulary",
+                "ids below 4194304",
+                (len - 1).to_string(),
+            ));
         }
         let added = AddedTokens::new(added).map_err(|error| {
             TokenizerError::malformed(

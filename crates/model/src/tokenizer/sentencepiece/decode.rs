@@ -44,12 +44,13 @@ impl PieceDecoder {
         };
         let normaliser = &model.normaliser;
         let mut shown = text;
-        if self.at_start && (normaliser.add_dummy_prefix || normaliser.remove_extra_whitespaces) {
-            if let Some(rest) = text.strip_prefix(BLANK) {
-                shown = rest;
-                // Where extra white space is removed, all of it at the start is.
-                self.took_blank = !normaliser.remove_extra_whitespaces;
-            }
+        if self.at_start
+            && (normaliser.add_dummy_prefix || normaliser.remove_extra_whitespaces)
+            && let Some(rest) = text.strip_prefix(BLANK)
+        {
+            shown = rest;
+            // Where extra white space is removed, all of it at the start is.
+            self.took_blank = !normaliser.remove_extra_whitespaces;
         }
         if shown.contains(BLANK) {
             self.say(&shown.replace(BLANK, " "), out);
