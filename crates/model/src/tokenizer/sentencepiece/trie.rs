@@ -25,7 +25,7 @@ impl Trie {
         let mut trie =
             Self { labels: vec![0], children: Vec::new(), values: vec![NO_VALUE], roots: vec![0; 256] };
         // The strings below each node of the level being laid out, as a range of the sorted list.
-        let mut level = Vec::from([0..strings.len()]);
+        let mut level: Vec<_> = std::iter::once(0..strings.len()).collect();
         let mut depth = 0;
         while !level.is_empty() {
             let mut below = Vec::new();
