@@ -103,6 +103,10 @@ fn glm4_ids_and_text() {
     assert_eq!(tokenizer.special_id("<|observation|>"), Some(151_338));
     assert_eq!(tokenizer.vocab_size(), 151_343);
     tokenizer.check_fits(151_552).unwrap();
+    assert_eq!((tokenizer.prefix(), tokenizer.suffix()), (&[151_331, 151_333][..], &[][..]));
+    let mut bare = vec![7];
+    tokenizer.frame_text(&mut bare);
+    assert_eq!(bare, [7], "what opens a chat is put there by the chat format");
     let lines = lines(dir.join("glm4/golden.jsonl"));
     assert_eq!(lines.len(), 319);
     for line in &lines {

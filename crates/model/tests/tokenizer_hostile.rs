@@ -161,6 +161,39 @@ fn broken_vocabularies_give_one_line_in_no_time() {
     assert!(begin.elapsed().as_secs() < 30, "{:?}", begin.elapsed());
 }
 
+/// The same files under other classes mean other ids: refused rather than guessed.
+#[test]
+fn classes_with_other_rules_are_refused() {
+    let class = |name: &str| json!({"tokenizer_class": name}).to_string();
+    let model = b"\n\x0e\n\x05<unk>\x15\0\0\0\0\x18\x02";
+    let vocabulary = trained()["model"]["vocab"].to_string();
+    for (name, file, bytes) in [
+        ("T5Tokenizer", "tokenizer.model", &model[..]),
+        ("ChatGLMTokenizer", "tokenizer.model", &model[..]),
+        ("XLMRobertaTokenizer", "sentencepiece.bpe.model", &model[..]),
+        ("BertJapaneseTokenizer", "vocab.txt", b"[UNK]\n"),
+        ("EsmTokenizer", "vocab.txt", b"[UNK]\n"),
+        ("CLIPTokenizer", "vocab.json", vocabulary.as_bytes()),
+    ] {
+        let config = class(name);
+        let files = [(file, bytes), ("tokenizer_config.json", config.as_bytes()), ("merges.txt", b"a b\n")];
+        refused(&files, &format!("of the class `{name}` is not supported"));
+    }
+    refused(&[("sentencepiece.bpe.model", model)], "not supported: put the model's tokenizer.json beside it");
+    assert!(load(&[("tokenizer.model", model)]).is_ok());
+    for (name, file, bytes) in [
+        ("LlamaTokenizer", "tokenizer.model", &model[..]),
+        ("BaichuanTokenizer", "tokenizer.model", &model[..]),
+        ("BertTokenizerFast", "vocab.txt", b"[UNK]\n"),
+        ("GPT2Tokenizer", "vocab.json", vocabulary.as_bytes()),
+        ("Qwen2Tokenizer", "vocab.json", vocabulary.as_bytes()),
+    ] {
+        let config = class(name);
+        load(&[(file, bytes), ("tokenizer_config.json", config.as_bytes()), ("merges.txt", b"a b\n")])
+            .unwrap();
+    }
+}
+
 /// Text without an end or a break, for every kind that is not covered elsewhere.
 #[test]
 fn long_text_takes_time_by_its_length() {

@@ -6,6 +6,10 @@ use std::{fs, path::PathBuf};
 #[path = "../../../crates/model/tests/weights/made.rs"]
 mod made;
 
+#[allow(dead_code, reason = "shared with the tests, which use all of it")]
+#[path = "../../../crates/model/tests/sentencepiece/made.rs"]
+mod sentencepiece;
+
 use made::{Pickle, archive, legacy, safetensors};
 use taiyi_model::{
     Decoder, DecoderConfig, Dtype,
@@ -75,6 +79,15 @@ fn main() {
     for (name, mixture) in [("f16", Mixture::F16), ("q8_0", Mixture::Q8_0)] {
         write("gguf", name, &gguf(mixture));
     }
+    let model = sentencepiece::llama(&["\u{2581}a", "ab", "\u{2581}", "a", "b"]);
+    write("sentencepiece", "llama", &[b"\0", &model[..]].concat());
+    let words = [("\u{2581}", sentencepiece::NORMAL), ("a", sentencepiece::NORMAL), ("<|x|>", sentencepiece::USER_DEFINED)];
+    let pieces: Vec<u8> = words.iter().flat_map(|(word, kind)| sentencepiece::piece(word, -1.0, *kind)).collect();
+    let settings = [sentencepiece::trainer(sentencepiece::UNIGRAM_TYPE, false), sentencepiece::identity()].concat();
+    write("sentencepiece", "chatglm", &[b"\x01", &sentencepiece::start()[..], &pieces, &settings].concat());
+    write("word_files", "bert", b"\x00[PAD]\n[UNK]\n[CLS]\n[SEP]\naspirin\n##s\n.\n\0{\"do_lower_case\": true}");
+    write("word_files", "biogpt", b"\x01{\"<unk>\": 0, \"</s>\": 1, \"a\": 2, \"s</w>\": 3, \"as</w>\": 4}\0a s</w>\n");
+    write("word_files", "fairseq", b"\x02a@@ 9\nas 8\n\0a s</w> 5\n");
     write("tiktoken", "letters", b"YQ== 0\nYg== 1\nYWI= 2\n5aS0 3\nIGE= 4\n");
     write("sentencepiece", "unigram", &sentencepiece(1));
     write("sentencepiece", "bpe", &sentencepiece(2));

@@ -156,6 +156,10 @@ fn growth(step: &Value) -> Result<usize, String> {
                 .map_err(|expected| format!("a precompiled_charsmap without {expected}"))?;
             Ok(1)
         }
+        // The crate looks for characters before the start of tokens that have none.
+        Some("Strip") if step["stop"].as_u64().is_some_and(|count| count > 0) => {
+            Err("a decoder that strips the ends of tokens".to_owned())
+        }
         Some("Replace") => {
             let content = step["content"].as_str().map_or(0, str::len);
             let pattern = step["pattern"]["String"].as_str().map_or(1, str::len);

@@ -22,6 +22,8 @@ pub(crate) enum Part {
 pub(crate) struct Frame {
     pub(crate) single: Vec<Part>,
     pub(crate) pair: Vec<Part>,
+    /// Whether the tokens open a conversation rather than belong to any text.
+    pub(crate) of_chat: bool,
 }
 
 impl Frame {
@@ -30,14 +32,14 @@ impl Frame {
         let tokens = |ids: &[u32]| ids.iter().map(|&id| Part::Token(id, 0)).collect::<Vec<_>>();
         let single = [tokens(before), vec![Part::First(0)], tokens(after)].concat();
         let pair = [tokens(before), vec![Part::First(0), Part::Second(0)], tokens(after)].concat();
-        Self { single, pair }
+        Self { single, pair, of_chat: false }
     }
 
     /// `[CLS] A [SEP]` and `[CLS] A [SEP] B [SEP]`, the second text and its end of type 1.
     pub(crate) fn bert(cls: u32, sep: u32) -> Self {
         let single = vec![Part::Token(cls, 0), Part::First(0), Part::Token(sep, 0)];
         let pair = [single.as_slice(), &[Part::Second(1), Part::Token(sep, 1)]].concat();
-        Self { single, pair }
+        Self { single, pair, of_chat: false }
     }
 
     /// `<s> A </s>` and `<s> A </s></s> B </s>`, all of type 0.
@@ -45,7 +47,7 @@ impl Frame {
         let single = vec![Part::Token(cls, 0), Part::First(0), Part::Token(sep, 0)];
         let rest = [Part::Token(sep, 0), Part::Second(0), Part::Token(sep, 0)];
         let pair = [single.as_slice(), &rest].concat();
-        Self { single, pair }
+        Self { single, pair, of_chat: false }
     }
 
     /// Reads the `post_processor` of a `tokenizer.json`; a kind that puts nothing around text gives the empty frame, as does a
@@ -80,7 +82,8 @@ impl Frame {
                     }
                     Some(parts)
                 };
-                Some(Self { single: parts("single")?, pair: parts("pair").unwrap_or_default() })
+                let pair = parts("pair").unwrap_or_default();
+                Some(Self { single: parts("single")?, pair, of_chat: false })
             }
             "Sequence" => {
                 let mut read = processor["processors"].as_array()?.iter().filter_map(Self::read);
@@ -137,6 +140,16 @@ impl Tokenizer {
     /// The ids the model expects after a text: `[SEP]` for BERT, `[gMASK]<sop>` for ChatGLM-6B, whose reply follows them.
     pub fn suffix(&self) -> &[u32] {
         &self.inner.suffix
+    }
+
+    /// Puts around the ids of a text what the reference's tokenizer puts around any text: `[CLS]` and `[SEP]`, `</s>` before
+    /// BioGPT's, `<s>` before LLaMA's where its configuration asks for it. What opens a conversation (`[gMASK]<sop>` of the GLM
+    /// models) is left to the chat format.
+    pub fn frame_text(&self, ids: &mut Vec<u32>) {
+        if !self.inner.frame.of_chat {
+            ids.splice(..0, self.prefix().iter().copied());
+            ids.extend_from_slice(self.suffix());
+        }
     }
 
     /// Encodes ordinary text together with the special tokens the model expects around it.

@@ -167,7 +167,9 @@ impl Tokenizer {
         }
         let named = |name: &str| added.iter().find(|token| token.content == name).map(|token| token.id);
         let frame = match (family, named("[gMASK]"), named("<sop>")) {
-            (RankFamily::Glm4, Some(gmask), Some(sop)) => Frame::around(&[gmask, sop], &[]),
+            (RankFamily::Glm4, Some(gmask), Some(sop)) => {
+                Frame { of_chat: true, ..Frame::around(&[gmask, sop], &[]) }
+            }
             _ => Frame::default(),
         };
         let kind = Kind::Bytes(Box::new(bpe));
@@ -181,6 +183,12 @@ impl Tokenizer {
         bytes: &[u8],
         config: &TokenizerConfig,
     ) -> Result<Self, TokenizerError> {
+        // Other classes renumber the pieces, add some or change the text before.
+        let known = ["llama", "codellama", "baichuan", "internlm"];
+        let is_xlm = config.tokenizer_class.is_none() && path.ends_with("sentencepiece.bpe.model");
+        if is_xlm || !config.class_is(|class| known.iter().any(|known| class.starts_with(known))) {
+            return Err(config.unsupported(path, "a SentencePiece model"));
+        }
         let structure = |piece: &str| {
             config.named().any(|named| named == piece)
                 || config.added_tokens.iter().any(|token| token.special && token.content == piece)
@@ -247,7 +255,7 @@ impl Tokenizer {
             }
         }
         let frame = match (named("[gMASK]"), config.bos_token.as_deref().and_then(named)) {
-            (Some(gmask), Some(bos)) => Frame::around(&[], &[gmask, bos]),
+            (Some(gmask), Some(bos)) => Frame { of_chat: true, ..Frame::around(&[], &[gmask, bos]) },
             _ => Frame::default(),
         };
         Self::assemble(path, Kind::ChatGlm(Box::new(model)), added, frame, &config)
@@ -255,6 +263,12 @@ impl Tokenizer {
     }
 
     fn from_wordpiece(path: &Path, config: &TokenizerConfig) -> Result<Self, TokenizerError> {
+        let is_bert = |class: &str| class.contains("bert") || class.contains("electra");
+        let differs =
+            |class: &str| ["japanese", "tweet", "camembert", "roberta"].iter().any(|c| class.contains(c));
+        if !config.class_is(|class| is_bert(class) && !differs(class)) {
+            return Err(config.unsupported(path, "a vocabulary"));
+        }
         let model = WordPiece::read(path, &read_file(path)?, config)?;
         let mut config = config.clone();
         for (token, default) in [
@@ -296,6 +310,10 @@ impl Tokenizer {
             let words = WordBpe::read_hugging_face(files.0, files.1, unknown)?;
             return Self::from_words(vocabulary, words, config);
         }
+        let known = ["roberta", "bart", "longformer", "gpt2", "qwen2"];
+        if !class.is_empty() && !known.iter().any(|known| class.starts_with(known)) {
+            return Err(config.unsupported(vocabulary, "a vocabulary"));
+        }
         if config.add_prefix_space == Some(true) {
             return Err(TokenizerError::Unsupported {
                 path: vocabulary.to_owned(),
@@ -307,7 +325,8 @@ impl Tokenizer {
         let pattern = if is_qwen2 { QWEN_PATTERN } else { GPT2_PATTERN };
         let bpe = json::byte_level_files(files.0, files.1, pattern, is_qwen2)?;
         let mut config = config.clone();
-        let is_roberta = class.starts_with("roberta") || (class.is_empty() && holds("\"<mask>\""));
+        let like_roberta = ["roberta", "bart", "longformer"].iter().any(|known| class.starts_with(known));
+        let is_roberta = like_roberta || (class.is_empty() && holds("\"<mask>\""));
         if is_roberta {
             for (token, default) in [
                 (&mut config.bos_token, "<s>"),
@@ -336,6 +355,9 @@ impl Tokenizer {
         };
         let frame = match (named(&config.cls_token), named(&config.sep_token)) {
             (Some(cls), Some(sep)) if is_roberta => Frame::roberta(cls, sep),
+            _ if config.add_bos_token == Some(true) => {
+                Frame::around(named(&config.bos_token).as_slice(), &[])
+            }
             _ => Frame::default(),
         };
         Self::assemble(vocabulary, Kind::Bytes(Box::new(bpe)), added, frame, &config)
@@ -375,6 +397,21 @@ impl TokenizerConfig {
             }
         }
         tokens
+    }
+
+    /// Whether the class of the tokenizer, in small letters, is as asked for; where none is named, it is.
+    fn class_is(&self, wanted: impl Fn(&str) -> bool) -> bool {
+        self.tokenizer_class.as_deref().is_none_or(|class| wanted(&class.to_ascii_lowercase()))
+    }
+
+    /// The error of a class whose rules are not known.
+    fn unsupported(&self, path: &Path, what: &str) -> TokenizerError {
+        let class = self.tokenizer_class.as_deref().unwrap_or_default();
+        TokenizerError::Unsupported {
+            path: path.to_owned(),
+            what: format!("{what} of the class `{class}`"),
+            hint: "put the model's tokenizer.json beside it".into(),
+        }
     }
 
     /// Whether the tokenizer is LLaMA's.

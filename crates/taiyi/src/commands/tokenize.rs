@@ -64,11 +64,12 @@ pub(crate) fn run(arguments: Arguments) -> CommandResult {
         } else {
             let record: Text =
                 serde_json::from_str(&line).map_err(|error| place(&error, "JSON with `text`"))?;
-            let ids = if arguments.no_special {
+            let mut ids = if arguments.no_special {
                 tokenizer.encode(&record.text)
             } else {
                 tokenizer.encode_with_special(&record.text)
             };
+            tokenizer.frame_text(&mut ids);
             terminal::line(&serde_json::json!({ "ids": ids }).to_string());
         }
     }

@@ -324,7 +324,7 @@ pub(crate) fn detokenize<'w>(words: impl Iterator<Item = &'w str>) -> String {
     let joined = unescaped(&joined.replace(" @-@ ", "-"));
     let words: Vec<&str> = joined.split(is_space).filter(|word| !word.is_empty()).collect();
     let mut text = String::with_capacity(joined.len());
-    let mut quotes: FxHashMap<&str, u32> = FxHashMap::default();
+    let mut quotes: FxHashMap<&str, bool> = FxHashMap::default();
     let mut space = " ";
     for (i, word) in words.iter().enumerate() {
         let before = i.checked_sub(1).map(|before| words[before]);
@@ -347,15 +347,15 @@ pub(crate) fn detokenize<'w>(words: impl Iterator<Item = &'w str>) -> String {
             space = " ";
         } else if all(&|c| matches!(c, '\'' | '"' | '„' | '“' | '`')) {
             let kind = if all(&|c| matches!(c, '„' | '“')) { "\"" } else { word };
-            let count = quotes.entry(kind).or_default();
+            let open = quotes.entry(kind).or_default();
             let possessive = *word == "'" && before.is_some_and(|before| before.ends_with('s'));
-            if count.is_multiple_of(2) && !possessive {
+            if !*open && !possessive {
                 text.push_str(space);
                 text.push_str(word);
                 space = "";
-                *count += 1;
+                *open = true;
             } else {
-                *count += *count % 2;
+                *open = false;
                 text.push_str(word);
                 space = " ";
             }

@@ -44,9 +44,8 @@ impl PieceDecoder {
         };
         let normaliser = &model.normaliser;
         let mut shown = text;
-        let drops_blank = normaliser.add_dummy_prefix || normaliser.remove_extra_whitespaces;
         if self.at_start
-            && drops_blank
+            && (normaliser.add_dummy_prefix || normaliser.remove_extra_whitespaces)
             && let Some(rest) = text.strip_prefix(BLANK)
         {
             shown = rest;

@@ -1,7 +1,5 @@
 //! A set of byte strings that answers which of them a text starts with.
 
-use std::ops::Range;
-
 /// A trie whose nodes lie level by level, the children of a node side by side in the order of their bytes.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Trie {
@@ -27,7 +25,7 @@ impl Trie {
         let mut trie =
             Self { labels: vec![0], children: Vec::new(), values: vec![NO_VALUE], roots: vec![0; 256] };
         // The strings below each node of the level being laid out, as a range of the sorted list.
-        let mut level: Vec<Range<usize>> = std::iter::once(0..strings.len()).collect();
+        let mut level: Vec<_> = std::iter::once(0..strings.len()).collect();
         let mut depth = 0;
         while !level.is_empty() {
             let mut below = Vec::new();
