@@ -1,7 +1,6 @@
 """llama.cpp with GGUF files that taiyi wrote, on random checkpoints of every architecture that both have."""
 
 import collections
-import contextlib
 import ctypes
 import json
 import os
@@ -12,7 +11,7 @@ import llama_cpp
 import numpy as np
 from safetensors.numpy import save_file
 
-LENGTHS = (1, 9, 40)
+LENGTHS = (1, 3, 7, 9, 17, 25, 40, 64)
 NEW = 32
 # Greedy tokens are compared up to the first step whose two best logits are nearer than this.
 MARGIN = 0.05
@@ -256,28 +255,18 @@ def checkpoint(context, name, config, shapes, seed):
     return folder
 
 
-@contextlib.contextmanager
-def quiet():
-    """llama.cpp talks to the standard error from C."""
-    kept = os.dup(2)
-    nothing = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nothing, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nothing)
+@llama_cpp.llama_log_callback
+def ignore(level, text, data):
+    """What llama.cpp tells about its buffers."""
 
 
 class Model:
     """A GGUF file in llama.cpp, fed with token ids."""
 
     def __init__(self, path):
-        with quiet():
-            parameters = llama_cpp.llama_model_default_params()
-            parameters.n_gpu_layers = 0
-            self.model = llama_cpp.llama_model_load_from_file(str(path).encode(), parameters)
+        parameters = llama_cpp.llama_model_default_params()
+        parameters.n_gpu_layers = 0
+        self.model = llama_cpp.llama_model_load_from_file(str(path).encode(), parameters)
         if not self.model:
             raise RuntimeError(f"llama.cpp does not load {pathlib.Path(path).name}")
         self.vocab = llama_cpp.llama_model_get_vocab(self.model)
@@ -287,12 +276,11 @@ class Model:
 
     def start(self):
         """A context without memory of other sequences."""
-        with quiet():
-            parameters = llama_cpp.llama_context_default_params()
-            parameters.n_ctx = 256
-            parameters.n_batch = parameters.n_ubatch = 128
-            parameters.n_threads = parameters.n_threads_batch = os.cpu_count() or 1
-            return llama_cpp.llama_init_from_model(self.model, parameters)
+        parameters = llama_cpp.llama_context_default_params()
+        parameters.n_ctx = 256
+        parameters.n_batch = parameters.n_ubatch = 128
+        parameters.n_threads = parameters.n_threads_batch = os.cpu_count() or 1
+        return llama_cpp.llama_init_from_model(self.model, parameters)
 
     def feed(self, session, ids, first):
         """Logits behind each of the ids, which stand at the positions from `first` on."""
@@ -351,6 +339,7 @@ def export(context, folder, to):
 
 
 def run(context):
+    llama_cpp.llama_log_set(ignore, None)
     rows = []
     for seed, (name, config, shapes) in enumerate(models()):
         folder = checkpoint(context, name, config, shapes, seed)
@@ -380,8 +369,8 @@ def greedy_tokens(context, rows, name, folder, seed):
     model.close()
     error = relative(found, whole)
     rows.append((name, "llama.cpp's logits of our F16 file, relative", error, HALF_LIMIT, error <= HALF_LIMIT))
-    # A third of the steps at least must be comparable, or the row says little.
-    enough = compared >= len(LENGTHS) * NEW // 3
+    # Some steps must be comparable, or the row says little.
+    enough = compared >= 2 * NEW
     rows.append((name, f"llama.cpp's greedy tokens other than ours, of {compared}", different, 0, different == 0 and enough))
 
 

@@ -14,7 +14,7 @@ use super::{
     write::{self, Entry, Outline},
 };
 use crate::{
-    config::Keys,
+    config::DecoderConfig,
     error::Error,
     weights::{TensorView, Weights, write_atomically},
 };
@@ -162,14 +162,11 @@ pub fn export(
     out: &Path,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<ExportReport, Error> {
-    let Value::Object(map) = asked.config else {
-        return Err(Error::malformed(asked.place, "the configuration", "a JSON object", "none"));
-    };
-    let keys = Keys { map, place: asked.place, inside: None };
-    let architecture = architectures::of_config(&keys)?;
-    let sizes = (architecture.sizes)(&keys)?;
-    let more = (architecture.more)(&keys, &sizes)?;
-    let tied = keys.flag("tie_word_embeddings", architecture.tied)?;
+    let config = DecoderConfig::from_json(asked.config, asked.place)?;
+    let architecture = architectures::of_config(&config, asked.place)?;
+    let sizes = architecture.sizes(&config);
+    let more = (architecture.more)(&config, asked.place)?;
+    let tied = config.tie_word_embeddings;
     let (planned, fallbacks) = plan(source, &asked, architecture, &sizes, &more, tied)?;
     let entries = entries(&asked, architecture, &sizes, &more)?;
     let outlines: Vec<Outline> = planned.iter().map(|p| p.outline.clone()).collect();

@@ -3,14 +3,20 @@
 //!
 //! llama.cpp tells the two apart by the number of layers: 32 turn, 40 have ALiBi, others neither.
 
+use std::path::Path;
+
 use serde_json::json;
 
 use super::{
-    Architecture, Described, More, Norm,
+    Architecture, Described, More,
     Rows::{Key, Query, Same},
-    Sizes, Tensor, object, same,
+    Tensor, object, same,
 };
-use crate::{config::Keys, error::Error, weights::gguf::write::Entry};
+use crate::{
+    config::{DecoderConfig, Positions},
+    error::Error,
+    weights::gguf::write::Entry,
+};
 
 pub(super) const ARCHITECTURE: Architecture = Architecture {
     model_type: "baichuan",
@@ -20,8 +26,8 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
     buffers: &["rotary_emb.inv_freq"],
     described: &[],
     optional_prefix: "",
-    tied: false,
-    sizes,
+    branches: 1,
+    may_be_tied: false,
     more,
     config,
 };
@@ -48,49 +54,19 @@ const ALIBI_LAYERS: usize = 40;
 /// The exponent that ALiBi's slopes start from, as llama.cpp names it.
 const ALIBI: &str = ".attention.max_alibi_bias";
 
-/// The 13B's configurations have no such key: their positions have no end.
-fn turns(keys: &Keys<'_>) -> Result<bool, Error> {
-    Ok(keys.optional_size(&["max_position_embeddings"])?.is_some())
-}
-
-fn sizes(keys: &Keys<'_>) -> Result<Sizes, Error> {
-    let hidden = keys.size(&["hidden_size"])?;
-    let heads = keys.size(&["num_attention_heads"])?;
-    let head = hidden / heads.max(1);
-    Ok(Sizes {
-        vocab: keys.size(&["vocab_size"])?,
-        context: keys.optional_size(&["max_position_embeddings", "model_max_length"])?.unwrap_or(4096),
-        hidden,
-        feed_forward: keys.size(&["intermediate_size"])?,
-        layers: keys.size(&["num_hidden_layers"])?,
-        heads,
-        kv_heads: heads,
-        head,
-        norm: Norm::Rms(keys.number(&["rms_norm_eps"], 1e-6)?),
-        // llama.cpp wants the count in the 13B too.
-        rope: Some((head, keys.number(&["rope_theta"], 10_000.0)?)),
-    })
-}
-
-/// Baichuan2's vocabulary; its published 13B chat configuration says it no other way.
-const SECOND_VOCABULARY: usize = 125_696;
-
-fn more(keys: &Keys<'_>, sizes: &Sizes) -> Result<More, Error> {
-    let turns = turns(keys)?;
-    let mut more = More {
-        normalised_head: keys.map.contains_key("z_loss_weight") || sizes.vocab == SECOND_VOCABULARY,
-        ..More::default()
-    };
+fn more(config: &DecoderConfig, _: &Path) -> Result<More, Error> {
+    let turns = matches!(config.positions, Positions::Rope(_));
+    let mut more = More { normalised_head: config.normalised_head, ..More::default() };
     more.entries.push((".tensor_data_layout".to_owned(), Entry::Text("Meta AI original pth".to_owned())));
     if !turns {
         more.entries.push((ALIBI.to_owned(), Entry::F32(8.0)));
     }
     let layers = if turns { TURNING_LAYERS } else { ALIBI_LAYERS };
-    if sizes.layers != layers {
+    if config.num_hidden_layers != layers {
         let positions = if turns { "rotation" } else { "ALiBi" };
         more.notes.push(format!(
             "llama.cpp gives {positions} to Baichuan of {layers} layers only; with {} it computes something else",
-            sizes.layers
+            config.num_hidden_layers
         ));
     }
     if more.normalised_head {

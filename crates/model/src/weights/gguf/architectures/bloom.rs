@@ -6,9 +6,9 @@ use serde_json::json;
 use super::{
     Architecture, Described, More, Norm,
     Rows::{HeadsWithin, Same},
-    Sizes, Tensor, object, same,
+    Tensor, object, same,
 };
-use crate::{config::Keys, error::Error};
+use crate::error::Error;
 
 pub(super) const ARCHITECTURE: Architecture = Architecture {
     model_type: "bloom",
@@ -19,9 +19,9 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
     described: &[],
     // Checkpoints of the bare model lack it.
     optional_prefix: "transformer.",
-    tied: true,
-    sizes,
-    more,
+    branches: 1,
+    may_be_tied: true,
+    more: |_, _| Ok(More::default()),
     config,
 };
 
@@ -48,30 +48,6 @@ const TENSORS: &[Tensor] = &[
     same("transformer.ln_f.bias", &[("output_norm.bias", Same)]),
     same("lm_head.weight", &[("output.weight", Same)]).unless_tied(),
 ];
-
-fn sizes(keys: &Keys<'_>) -> Result<Sizes, Error> {
-    let hidden = keys.size(&["hidden_size", "n_embed"])?;
-    let heads = keys.size(&["n_head", "num_attention_heads"])?;
-    Ok(Sizes {
-        vocab: keys.size(&["vocab_size"])?,
-        context: keys.optional_size(&["seq_length"])?.unwrap_or(2048),
-        hidden,
-        feed_forward: keys.optional_size(&["n_inner"])?.unwrap_or(4 * hidden),
-        layers: keys.size(&["n_layer", "num_hidden_layers"])?,
-        heads,
-        kv_heads: heads,
-        head: hidden / heads.max(1),
-        norm: Norm::Layer(keys.number(&["layer_norm_epsilon"], 1e-5)?),
-        rope: None,
-    })
-}
-
-fn more(keys: &Keys<'_>, _: &Sizes) -> Result<More, Error> {
-    if keys.flag("apply_residual_connection_post_layernorm", false)? {
-        return Err(keys.refuse("apply_residual_connection_post_layernorm", "false"));
-    }
-    Ok(More::default())
-}
 
 fn config(file: &Described<'_>) -> Result<serde_json::Map<String, serde_json::Value>, Error> {
     let sizes = &file.sizes;

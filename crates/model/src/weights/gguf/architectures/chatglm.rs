@@ -1,9 +1,11 @@
 //! GLM-4 in ChatGLM's remote-code layout: query, key and value in one projection, gate and up in one.
 
+use std::path::Path;
+
 use serde_json::json;
 
-use super::{Architecture, Described, More, Norm, Rows::Same, Sizes, Tensor, object, same};
-use crate::{config::Keys, error::Error, weights::gguf::write::Entry};
+use super::{Architecture, Described, More, Rows::Same, Tensor, nothing_more, object, refused, same};
+use crate::{config::DecoderConfig, error::Error, weights::gguf::write::Entry};
 
 pub(super) const ARCHITECTURE: Architecture = Architecture {
     model_type: "chatglm",
@@ -13,8 +15,8 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
     buffers: &["rotary_pos_emb.inv_freq"],
     described: &[],
     optional_prefix: "",
-    tied: false,
-    sizes,
+    branches: 1,
+    may_be_tied: true,
     more,
     config,
 };
@@ -43,40 +45,16 @@ const TENSORS: &[Tensor] = &[
 ];
 
 /// ChatGLM-6B shares the `model_type` and has nothing in common with GLM-4 otherwise; llama.cpp does not have it.
-fn refuse_first(keys: &Keys<'_>) -> Result<(), Error> {
-    if keys.flag("position_encoding_2d", false)? || keys.map.contains_key("inner_hidden_size") {
-        return Err(keys.refuse("position_encoding_2d", "a later ChatGLM: GGUF has no ChatGLM-6B"));
+fn more(config: &DecoderConfig, place: &Path) -> Result<More, Error> {
+    if config.prefix.is_some() {
+        return Err(refused(
+            place,
+            "position_encoding_2d",
+            "a later ChatGLM (llama.cpp has no ChatGLM-6B)",
+            "true",
+        ));
     }
-    Ok(())
-}
-
-fn sizes(keys: &Keys<'_>) -> Result<Sizes, Error> {
-    refuse_first(keys)?;
-    let hidden = keys.size(&["hidden_size"])?;
-    let heads = keys.size(&["num_attention_heads"])?;
-    let head = keys.optional_size(&["kv_channels"])?.unwrap_or(hidden / heads.max(1));
-    let groups = if keys.flag("multi_query_attention", false)? {
-        keys.size(&["multi_query_group_num"])?
-    } else {
-        heads
-    };
-    Ok(Sizes {
-        vocab: keys.size(&["padded_vocab_size", "vocab_size"])?,
-        context: keys.optional_size(&["seq_length"])?.unwrap_or(8192),
-        hidden,
-        feed_forward: keys.size(&["ffn_hidden_size"])?,
-        layers: keys.size(&["num_layers", "num_hidden_layers"])?,
-        heads,
-        kv_heads: groups,
-        head,
-        norm: Norm::Rms(keys.number(&["layernorm_epsilon"], 1e-5)?),
-        // Half of each head turns; `rope_ratio` multiplies the base.
-        rope: Some((head / 2, 10_000.0 * keys.number(&["rope_ratio"], 1.0)?)),
-    })
-}
-
-fn more(_: &Keys<'_>, _: &Sizes) -> Result<More, Error> {
-    let mut more = More::default();
+    let mut more = nothing_more(config, place)?;
     more.entries.push(("tokenizer.ggml.add_bos_token".to_owned(), Entry::Flag(false)));
     Ok(more)
 }

@@ -1,7 +1,9 @@
 //! transformers' `glm`, which GGUF keeps as `chatglm` with query, key and value apart.
 
-use super::{Architecture, Described, More, Rows::Same, Sizes, Tensor, llama_like, nothing_more, same};
-use crate::{config::Keys, error::Error, weights::gguf::write::Entry};
+use std::path::Path;
+
+use super::{Architecture, Described, More, Rows::Same, Tensor, nothing_more, same};
+use crate::{config::DecoderConfig, error::Error, weights::gguf::write::Entry};
 
 pub(super) const ARCHITECTURE: Architecture = Architecture {
     model_type: "glm",
@@ -11,8 +13,8 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
     buffers: &["rotary_emb.inv_freq"],
     described: &[],
     optional_prefix: "",
-    tied: false,
-    sizes,
+    branches: 1,
+    may_be_tied: true,
     more,
     config,
 };
@@ -34,20 +36,8 @@ const TENSORS: &[Tensor] = &[
     same("lm_head.weight", &[("output.weight", Same)]).unless_tied(),
 ];
 
-fn sizes(keys: &Keys<'_>) -> Result<Sizes, Error> {
-    let mut sizes = llama_like(keys)?;
-    let share = match keys.object("rope_parameters")? {
-        Some(parameters) if parameters.map.contains_key("partial_rotary_factor") => {
-            parameters.number(&["partial_rotary_factor"], 0.5)?
-        }
-        _ => keys.number(&["partial_rotary_factor"], 0.5)?,
-    };
-    sizes.rope = sizes.rope.map(|(turned, base)| ((turned as f64 * share) as usize, base));
-    Ok(sizes)
-}
-
-fn more(keys: &Keys<'_>, sizes: &Sizes) -> Result<More, Error> {
-    let mut more = nothing_more(keys, sizes)?;
+fn more(config: &DecoderConfig, place: &Path) -> Result<More, Error> {
+    let mut more = nothing_more(config, place)?;
     more.entries.push(("tokenizer.ggml.add_bos_token".to_owned(), Entry::Flag(false)));
     Ok(more)
 }

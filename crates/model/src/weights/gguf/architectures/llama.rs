@@ -1,12 +1,18 @@
 //! LLaMA 1 to 3: the rows of query and key are kept for interleaved rotation, and llama3's scaling of the frequencies is a
 //! tensor of divisors.
 
+use std::path::Path;
+
 use super::{
     Architecture, Described, More,
     Rows::{Key, Query, Same},
-    Sizes, Tensor, llama_like, same,
+    Tensor, same,
 };
-use crate::{config::Keys, error::Error};
+use crate::{
+    config::{DecoderConfig, Positions, RopeScaling},
+    error::Error,
+    weights::gguf::write::Entry,
+};
 
 pub(super) const ARCHITECTURE: Architecture = Architecture {
     model_type: "llama",
@@ -16,8 +22,8 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
     buffers: &["rotary_emb.inv_freq"],
     described: &[DIVISORS],
     optional_prefix: "",
-    tied: false,
-    sizes: llama_like,
+    branches: 1,
+    may_be_tied: true,
     more,
     config,
 };
@@ -75,26 +81,6 @@ impl Scaling {
     }
 }
 
-fn scaling(keys: &Keys<'_>) -> Result<Option<Scaling>, Error> {
-    for name in ["rope_parameters", "rope_scaling"] {
-        let Some(scaling) = keys.object(name)? else { continue };
-        let kind = scaling.map.get("rope_type").or_else(|| scaling.map.get("type"));
-        match kind.and_then(|kind| kind.as_str()) {
-            None | Some("default") => {}
-            Some("llama3") => {
-                return Ok(Some(Scaling {
-                    factor: scaling.number(&["factor"], 8.0)?,
-                    low: scaling.number(&["low_freq_factor"], 1.0)?,
-                    high: scaling.number(&["high_freq_factor"], 4.0)?,
-                    original: scaling.number(&["original_max_position_embeddings"], 8192.0)?,
-                }));
-            }
-            Some(_) => return Err(scaling.refuse("rope_type", "\"default\" or \"llama3\"")),
-        }
-    }
-    Ok(None)
-}
-
 /// Metadata that llama.cpp has no use for, so that `rope_scaling` comes back as it was.
 const KEYS: [&str; 3] = [
     ".rope.scaling.low_freq_factor",
@@ -102,12 +88,14 @@ const KEYS: [&str; 3] = [
     ".rope.scaling.original_max_position_embeddings",
 ];
 
-fn more(keys: &Keys<'_>, sizes: &Sizes) -> Result<More, Error> {
-    use crate::weights::gguf::write::Entry;
+fn more(config: &DecoderConfig, _: &Path) -> Result<More, Error> {
     let mut more = More::default();
-    if let (Some(scaling), Some((turned, base))) = (scaling(keys)?, sizes.rope) {
-        more.vectors.push((DIVISORS.to_owned(), scaling.divisors(turned, base)));
-        let values = [scaling.low, scaling.high, scaling.original];
+    if let Positions::Rope(rope) = config.positions
+        && let RopeScaling::Llama3 { factor, low, high, original } = rope.scaling
+    {
+        let scaling = Scaling { factor, low, high, original };
+        more.vectors.push((DIVISORS.to_owned(), scaling.divisors(rope.rotary_dim, rope.theta)));
+        let values = [low, high, original];
         more.entries
             .extend(KEYS.into_iter().zip(values).map(|(key, x)| (key.to_owned(), Entry::F32(x as f32))));
     }

@@ -4,10 +4,15 @@
 //! Names, orders and metadata are those that llama.cpp's `convert_hf_to_gguf.py` writes and its loader asks for. To add an
 //! architecture, write `<model_type>.rs` with a constant like those here and a line in [`ALL`].
 
+use std::path::Path;
+
 use serde_json::{Map, Value};
 
 use super::{header::Header, rows::Order, write::Entry};
-use crate::{config::Keys, error::Error};
+use crate::{
+    config::{DecoderConfig, NormKind, Positions, RopeScaling},
+    error::Error,
+};
 
 mod baichuan;
 mod bloom;
@@ -45,12 +50,12 @@ pub(super) struct Architecture {
     pub(super) described: &'static [&'static str],
     /// A prefix that the names in a Hugging Face checkpoint may lack.
     pub(super) optional_prefix: &'static str,
-    /// Whether the output head is the embedding where `config.json` does not say.
-    pub(super) tied: bool,
-    /// Reads the sizes out of `config.json`.
-    pub(super) sizes: fn(&Keys<'_>) -> Result<Sizes, Error>,
-    /// What only this architecture has.
-    pub(super) more: fn(&Keys<'_>, &Sizes) -> Result<More, Error>,
+    /// How many branches of the MLP `feed_forward_length` counts.
+    pub(super) branches: usize,
+    /// Whether llama.cpp takes the embedding for the output head where a file has none.
+    pub(super) may_be_tied: bool,
+    /// What only this architecture has; the path is for errors.
+    pub(super) more: fn(&DecoderConfig, &Path) -> Result<More, Error>,
     /// Makes a `config.json` from what the metadata say.
     pub(super) config: fn(&Described<'_>) -> Result<Map<String, Value>, Error>,
 }
@@ -117,7 +122,7 @@ pub(super) struct Sizes {
     /// Longest text, in tokens.
     pub(super) context: usize,
     pub(super) hidden: usize,
-    /// As the architecture counts it: Qwen v1 counts both branches of its MLP.
+    /// As GGUF counts it: of Qwen v1 both branches.
     pub(super) feed_forward: usize,
     pub(super) layers: usize,
     pub(super) heads: usize,
@@ -179,17 +184,54 @@ pub(super) fn of_header(header: &Header) -> Result<&'static Architecture, Error>
     })
 }
 
-/// The architecture of a `config.json`.
-pub(super) fn of_config(keys: &Keys<'_>) -> Result<&'static Architecture, Error> {
-    let found = keys.text("model_type")?;
-    ALL.iter().find(|a| a.model_type == found).ok_or_else(|| Error::UnknownModelType {
-        path: keys.place.to_owned(),
-        found: found.to_owned(),
+/// The architecture of a configuration; `place` is for errors.
+pub(super) fn of_config(config: &DecoderConfig, place: &Path) -> Result<&'static Architecture, Error> {
+    let found = ALL.iter().find(|a| a.model_type == config.model_type);
+    let architecture = found.ok_or_else(|| Error::UnknownModelType {
+        path: place.to_owned(),
+        found: config.model_type.clone(),
         known: format!("{} (for GGUF)", ALL.iter().map(|a| a.model_type).collect::<Vec<_>>().join(", ")),
-    })
+    })?;
+    if config.tie_word_embeddings && !architecture.may_be_tied {
+        return Err(refused(place, "tie_word_embeddings", "false (for llama.cpp)", "true"));
+    }
+    Ok(architecture)
+}
+
+/// A configuration that GGUF has no way to say.
+fn refused(place: &Path, key: &str, expected: &str, found: &str) -> Error {
+    Error::Config {
+        path: place.to_owned(),
+        key: key.to_owned(),
+        expected: expected.to_owned(),
+        found: found.to_owned(),
+    }
 }
 
 impl Architecture {
+    /// The sizes of a configuration.
+    pub(super) fn sizes(&self, config: &DecoderConfig) -> Sizes {
+        let eps = f64::from(config.norm_eps);
+        Sizes {
+            vocab: config.vocab_size,
+            context: config.max_position_embeddings,
+            hidden: config.hidden_size,
+            feed_forward: self.branches * config.intermediate_size,
+            layers: config.num_hidden_layers,
+            heads: config.num_attention_heads,
+            kv_heads: config.num_key_value_heads,
+            head: config.head_dim,
+            norm: match config.norm {
+                NormKind::Rms => Norm::Rms(eps),
+                NormKind::Layer => Norm::Layer(eps),
+            },
+            rope: match config.positions {
+                Positions::Rope(rope) => Some((rope.rotary_dim, rope.theta)),
+                _ => None,
+            },
+        }
+    }
+
     /// Reads the sizes out of the metadata.
     pub(super) fn described<'a>(&self, header: &'a Header, bytes: &'a [u8]) -> Result<Described<'a>, Error> {
         let key = |end: &str| format!("{}.{end}", self.name);
@@ -307,51 +349,12 @@ fn object(value: Value) -> Map<String, Value> {
     }
 }
 
-/// The keys that LLaMA and its relatives share in `config.json`; heads may have a width of their own.
-fn llama_like(keys: &Keys<'_>) -> Result<Sizes, Error> {
-    let hidden = keys.size(&["hidden_size"])?;
-    let heads = keys.size(&["num_attention_heads"])?;
-    let head = match keys.optional_size(&["head_dim"])? {
-        Some(head) => head,
-        None => hidden / heads.max(1),
-    };
-    Ok(Sizes {
-        vocab: keys.size(&["vocab_size"])?,
-        context: keys.optional_size(&["max_position_embeddings"])?.unwrap_or(2048),
-        hidden,
-        feed_forward: keys.size(&["intermediate_size"])?,
-        layers: keys.size(&["num_hidden_layers"])?,
-        heads,
-        kv_heads: keys.optional_size(&["num_key_value_heads"])?.unwrap_or(heads),
-        head,
-        norm: Norm::Rms(keys.number(&["rms_norm_eps"], 1e-6)?),
-        rope: Some((head, rope_base(keys)?)),
-    })
-}
-
-/// The base of the frequencies, from the classic key or from the object that newer files have.
-fn rope_base(keys: &Keys<'_>) -> Result<f64, Error> {
-    match keys.object("rope_parameters")? {
-        Some(parameters) => parameters.number(&["rope_theta"], 10_000.0),
-        None => keys.number(&["rope_theta"], 10_000.0),
-    }
-}
-
-/// Refuses scaled rotation for architectures whose GGUF has none.
-fn plain_rope(keys: &Keys<'_>) -> Result<(), Error> {
-    for name in ["rope_parameters", "rope_scaling"] {
-        let Some(scaling) = keys.object(name)? else { continue };
-        for key in ["rope_type", "type"] {
-            if scaling.map.get(key).is_some_and(|kind| !kind.is_null() && kind != "default") {
-                return Err(scaling.refuse(key, "\"default\" (GGUF of this architecture has no scaling)"));
-            }
+/// Nothing more, for architectures with plain rotation.
+fn nothing_more(config: &DecoderConfig, place: &Path) -> Result<More, Error> {
+    match config.positions {
+        Positions::Rope(rope) if rope.scaling == RopeScaling::None => Ok(More::default()),
+        _ => {
+            Err(refused(place, "rope_scaling", "none (GGUF of this architecture has no scaling)", "another"))
         }
     }
-    Ok(())
-}
-
-/// Nothing more, for architectures with plain rotation.
-fn nothing_more(keys: &Keys<'_>, _: &Sizes) -> Result<More, Error> {
-    plain_rope(keys)?;
-    Ok(More::default())
 }

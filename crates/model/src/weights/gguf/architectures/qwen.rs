@@ -2,10 +2,16 @@
 //!
 //! llama.cpp knows neither its dynamic NTK scaling nor its logn attention, so results are the same up to the trained length.
 
+use std::path::Path;
+
 use serde_json::json;
 
-use super::{Architecture, Described, More, Norm, Rows::Same, Sizes, Tensor, object, same};
-use crate::{config::Keys, error::Error, weights::gguf::write::Entry};
+use super::{Architecture, Described, More, Rows::Same, Tensor, object, same};
+use crate::{
+    config::{DecoderConfig, Positions, RopeScaling},
+    error::Error,
+    weights::gguf::write::Entry,
+};
 
 pub(super) const ARCHITECTURE: Architecture = Architecture {
     model_type: "qwen",
@@ -15,8 +21,8 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
     buffers: &["rotary_emb.inv_freq", "attn.masked_bias", "attn.bias", "logn_tensor"],
     described: &[],
     optional_prefix: "",
-    tied: false,
-    sizes,
+    branches: 2,
+    may_be_tied: false,
     more,
     config,
 };
@@ -35,52 +41,31 @@ const TENSORS: &[Tensor] = &[
     same("lm_head.weight", &[("output.weight", Same)]).unless_tied(),
 ];
 
-fn sizes(keys: &Keys<'_>) -> Result<Sizes, Error> {
-    let hidden = keys.size(&["hidden_size", "n_embd"])?;
-    let heads = keys.size(&["num_attention_heads", "n_head"])?;
-    let head = match keys.optional_size(&["kv_channels"])? {
-        Some(head) => head,
-        None => hidden / heads.max(1),
-    };
-    Ok(Sizes {
-        vocab: keys.size(&["vocab_size", "padded_vocab_size"])?,
-        context: match keys.optional_size(&["max_position_embeddings", "n_positions"])? {
-            Some(context) => context,
-            None => trained_length(keys)?,
-        },
-        hidden,
-        feed_forward: keys.size(&["intermediate_size", "ffn_hidden_size"])?,
-        layers: keys.size(&["num_hidden_layers", "n_layer"])?,
-        heads,
-        kv_heads: heads,
-        head,
-        norm: Norm::Rms(keys.number(&["layer_norm_epsilon"], 1e-6)?),
-        rope: Some((head, keys.number(&["rotary_emb_base"], 10_000.0)?)),
-    })
-}
-
 /// Published models were trained on 8192 tokens; the first release, on 2048, says so.
 const TRAINED: usize = 8192;
-
-fn trained_length(keys: &Keys<'_>) -> Result<usize, Error> {
-    Ok(keys.optional_size(&["seq_length", "n_positions", "max_position_embeddings"])?.unwrap_or(TRAINED))
-}
 
 /// Metadata that llama.cpp has no use for: what happens past the trained length.
 const TRAINED_LENGTH: &str = ".trained_length";
 const DYNAMIC_NTK: &str = ".use_dynamic_ntk";
 const LOGN: &str = ".use_logn_attn";
 
-fn more(keys: &Keys<'_>, sizes: &Sizes) -> Result<More, Error> {
-    let trained = trained_length(keys)?;
-    let (ntk, logn) = (keys.flag("use_dynamic_ntk", true)?, keys.flag("use_logn_attn", true)?);
-    let entries = vec![
+fn more(config: &DecoderConfig, _: &Path) -> Result<More, Error> {
+    let ntk = match config.positions {
+        Positions::Rope(rope) => match rope.scaling {
+            RopeScaling::DynamicNtk { trained_length } => Some(trained_length),
+            _ => None,
+        },
+        _ => None,
+    };
+    let logn = config.logn_trained_length;
+    let trained = ntk.or(logn).unwrap_or(config.max_position_embeddings);
+    let mut more = More::default();
+    more.entries = vec![
         (TRAINED_LENGTH.to_owned(), Entry::U32(u32::try_from(trained).unwrap_or(u32::MAX))),
-        (DYNAMIC_NTK.to_owned(), Entry::Flag(ntk)),
-        (LOGN.to_owned(), Entry::Flag(logn)),
+        (DYNAMIC_NTK.to_owned(), Entry::Flag(ntk.is_some())),
+        (LOGN.to_owned(), Entry::Flag(logn.is_some())),
     ];
-    let mut more = More { entries, ..More::default() };
-    if (ntk || logn) && sizes.context > trained {
+    if config.max_position_embeddings > trained {
         more.notes.push(format!(
             "llama.cpp does not scale attention past the trained length: keep its context at {trained} tokens"
         ));

@@ -1,6 +1,6 @@
 //! Qwen3: heads of a width of their own, norms of query and key heads, no biases.
 
-use super::{Architecture, Rows::Same, Tensor, llama_like, nothing_more, same};
+use super::{Architecture, Rows::Same, Tensor, nothing_more, same};
 
 pub(super) const ARCHITECTURE: Architecture = Architecture {
     model_type: "qwen3",
@@ -10,8 +10,8 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
     buffers: &["rotary_emb.inv_freq"],
     described: &[],
     optional_prefix: "",
-    tied: false,
-    sizes: llama_like,
+    branches: 1,
+    may_be_tied: true,
     more: nothing_more,
     config: |file| {
         let mut config = file.llama_like("qwen3", "Qwen3ForCausalLM")?;
