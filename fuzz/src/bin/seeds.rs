@@ -73,7 +73,9 @@ fn main() {
     assert!(tokenizer.vocab_size() > 0);
     write("tokenizer_json", "byte_level", &json);
     for (name, mixture) in [("f16", Mixture::F16), ("q8_0", Mixture::Q8_0)] {
-        write("gguf", name, &gguf(mixture));
+        let file = gguf(mixture);
+        write("gguf", name, &file);
+        write("gguf_tokenizer", name, &file);
     }
     write("tiktoken", "letters", b"YQ== 0\nYg== 1\nYWI= 2\n5aS0 3\nIGE= 4\n");
     write("sentencepiece", "unigram", &sentencepiece(1));
