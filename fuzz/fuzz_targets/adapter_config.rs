@@ -16,7 +16,7 @@ fuzz_target!(|data: &[u8]| {
     let mut decoder =
         Decoder::random(taiyi_fuzz::tiny_config(), 1).expect("the configuration is a known one");
     if decoder.load_adapter(&folder, true).is_ok() {
-        decoder.merge();
+        decoder.merge(None);
     }
     assert!(decoder.lora().is_none(), "refused or merged");
 });

@@ -77,7 +77,9 @@ fn main() {
     assert!(tokenizer.vocab_size() > 0);
     write("tokenizer_json", "byte_level", &json);
     for (name, mixture) in [("f16", Mixture::F16), ("q8_0", Mixture::Q8_0)] {
-        write("gguf", name, &gguf(mixture));
+        let file = gguf(mixture);
+        write("gguf", name, &file);
+        write("gguf_tokenizer", name, &file);
     }
     let model = sentencepiece::llama(&["\u{2581}a", "ab", "\u{2581}", "a", "b"]);
     write("sentencepiece", "llama", &[b"\0", &model[..]].concat());
