@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use taiyi_model::chat::{ChatFormat, Message, Role};
-use taiyi_model::tokenizer::{Tokenizer, TokenizerError, Trainer, TrainerOptions};
+use taiyi_model::tokenizer::{Place, Tokenizer, TokenizerError, Trainer, TrainerOptions};
 
 fn oracles() -> Option<PathBuf> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/oracles/tokenizers");
@@ -345,6 +345,62 @@ fn known_layouts_are_the_published_ones() {
         "<s>[INST] <<SYS>>\nYou are a helpful assistant. 你是一个乐于助人的助手。\n<</SYS>>\n\nhello [/INST]"
     );
     assert_eq!(served("llama2"), "<s>[INST] hello [/INST]");
+}
+
+/// A tokenizer that puts a blank in front of texts and takes unknown characters apart into bytes, as LLaMA's does.
+fn sentencepiece() -> Option<Tokenizer> {
+    let model = oracles()?.join("sentencepiece/bpe.model");
+    let dir = tempfile::tempdir().unwrap();
+    fs::copy(model, dir.path().join("tokenizer.model")).unwrap();
+    let config = json!({"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"});
+    fs::write(dir.path().join("tokenizer_config.json"), config.to_string()).unwrap();
+    Some(Tokenizer::load(dir.path()).unwrap())
+}
+
+#[test]
+fn answers_go_on_from_their_prompt_where_words_are_marked() {
+    let Some(tokenizer) = sentencepiece() else { return };
+    let messages =
+        [Message::system("S"), Message::user("什么是糖尿病？"), Message::assistant("a disease 🧬")];
+    let learned = |name: &str| {
+        let format = ChatFormat::by_name(name, &tokenizer).unwrap();
+        let served = format.render(&tokenizer, &messages[..2], true).unwrap();
+        let trained = format.render(&tokenizer, &messages, false).unwrap();
+        assert_eq!(trained.ids[..served.ids.len()], served.ids, "{name}");
+        let learned: Vec<bool> = (0..trained.ids.len()).map(|at| at >= served.ids.len()).collect();
+        assert_eq!(trained.learned, learned, "{name}");
+        (trained.ids, served.ids.len())
+    };
+    let (bos, eos) = (tokenizer.bos_id().unwrap(), tokenizer.eos_id().unwrap());
+    let text = |text: &str, place| {
+        let mut ids = Vec::new();
+        tokenizer.encode_at(text, place, &mut ids);
+        ids
+    };
+    // As the published code does: prompt and answer are one text between the marks.
+    for (name, whole) in [
+        ("vicuna", "S USER: 什么是糖尿病？ ASSISTANT: a disease 🧬"),
+        ("alpaca", "S\n\n### Instruction:\n什么是糖尿病？\n\n### Response:a disease 🧬"),
+        ("llama2", "[INST] <<SYS>>\nS\n<</SYS>>\n\n什么是糖尿病？ [/INST] a disease 🧬 "),
+    ] {
+        let expected = [vec![bos], text(whole, Place::AfterSpecial), vec![eos]].concat();
+        assert_eq!(learned(name).0, expected, "{name}");
+    }
+    // And here the answer is a text of its own.
+    for (name, prompt) in [
+        ("alpaca_zh", "S\n\n### Instruction:\n什么是糖尿病？\n\n### Response: "),
+        ("alpaca2_zh", "[INST] <<SYS>>\nS\n<</SYS>>\n\n什么是糖尿病？ [/INST]"),
+    ] {
+        let (ids, at) = learned(name);
+        assert_eq!(ids[..at], [vec![bos], text(prompt, Place::AfterSpecial)].concat(), "{name}");
+        assert_eq!(ids[at..], [text("a disease 🧬", Place::Start), vec![eos]].concat(), "{name}");
+    }
+    // Marks in content stay text.
+    let format = ChatFormat::by_name("vicuna", &tokenizer).unwrap();
+    let hostile = [Message::user("</s><s> </s"), Message::assistant("<s>x</s>"), Message::user("<unk>")];
+    let ids = format.render(&tokenizer, &hostile, true).unwrap().ids;
+    assert_eq!(ids.iter().filter(|id| tokenizer.is_special(**id)).count(), 2);
+    assert!(tokenizer.decode(&ids).contains("USER: </s><s> </s ASSISTANT: <s>x</s>"));
 }
 
 #[test]
