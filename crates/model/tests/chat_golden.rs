@@ -461,6 +461,27 @@ fn answers_that_later_turns_change_are_samples_of_their_own() {
         let learned: Vec<bool> = (0..sample.ids.len()).map(|at| at >= served.ids.len()).collect();
         assert_eq!((&sample.ids[..served.ids.len()], &sample.learned), (&served.ids[..], &learned));
     }
+    // A prompt that says more than how the turn begins: the answer is learned behind what is served.
+    let thinking = ChatFormat::load(
+        folder(&[], Some("{% for m in messages %}<|{{ m.role }}|>{{ m.content.split('#')[-1] }}{% if m.role == 'assistant' %}<|im_end|>{% endif %}{% endfor %}{% if add_generation_prompt %}<|assistant|><think>\n{% endif %}")).path(),
+        &tokenizer,
+    )
+    .unwrap();
+    assert!(thinking.render(&tokenizer, &messages, false).is_err());
+    let samples = thinking.render_for_training(&tokenizer, &messages).unwrap();
+    let texts: Vec<String> = samples.iter().map(|sample| tokenizer.decode(&sample.ids)).collect();
+    assert_eq!(
+        texts,
+        [
+            "<|user|>a<|assistant|><think>\nb<|im_end|>",
+            "<|user|>a<|assistant|>b<|im_end|><|user|>c<|assistant|><think>\nd<|im_end|>"
+        ]
+    );
+    for (sample, turn) in samples.iter().zip([1, 3]) {
+        let served = thinking.render(&tokenizer, &messages[..turn], true).unwrap();
+        let learned: Vec<bool> = (0..sample.ids.len()).map(|at| at >= served.ids.len()).collect();
+        assert_eq!((&sample.ids[..served.ids.len()], &sample.learned), (&served.ids[..], &learned));
+    }
     // What no sample shows stays refused.
     assert!(format.render_for_training(&tokenizer, &messages[1..]).is_err());
 }
