@@ -76,7 +76,7 @@ pub struct LoadOptions {
     pub dtype: Dtype,
     /// Folder of a PEFT adapter.
     pub adapter: Option<PathBuf>,
-    /// Name of a chat format (`taiyi1`, `taiyi1_multi`, `chatml`, `glm4`) in place of the folder's own.
+    /// Name of a chat format (one of [`ChatFormat::names`]) in place of the folder's own.
     pub chat_format: Option<String>,
 }
 

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use taiyi_model::chat::{ChatFormat, Message, Role};
-use taiyi_model::tokenizer::{Tokenizer, TokenizerError, Trainer, TrainerOptions};
+use taiyi_model::tokenizer::{Place, Tokenizer, TokenizerError, Trainer, TrainerOptions};
 
 fn oracles() -> Option<PathBuf> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/oracles/tokenizers");
@@ -347,6 +347,62 @@ fn known_layouts_are_the_published_ones() {
     assert_eq!(served("llama2"), "<s>[INST] hello [/INST]");
 }
 
+/// A tokenizer that puts a blank in front of texts and takes unknown characters apart into bytes, as LLaMA's does.
+fn sentencepiece() -> Option<Tokenizer> {
+    let model = oracles()?.join("sentencepiece/bpe.model");
+    let dir = tempfile::tempdir().unwrap();
+    fs::copy(model, dir.path().join("tokenizer.model")).unwrap();
+    let config = json!({"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"});
+    fs::write(dir.path().join("tokenizer_config.json"), config.to_string()).unwrap();
+    Some(Tokenizer::load(dir.path()).unwrap())
+}
+
+#[test]
+fn answers_go_on_from_their_prompt_where_words_are_marked() {
+    let Some(tokenizer) = sentencepiece() else { return };
+    let messages =
+        [Message::system("S"), Message::user("什么是糖尿病？"), Message::assistant("a disease 🧬")];
+    let learned = |name: &str| {
+        let format = ChatFormat::by_name(name, &tokenizer).unwrap();
+        let served = format.render(&tokenizer, &messages[..2], true).unwrap();
+        let trained = format.render(&tokenizer, &messages, false).unwrap();
+        assert_eq!(trained.ids[..served.ids.len()], served.ids, "{name}");
+        let learned: Vec<bool> = (0..trained.ids.len()).map(|at| at >= served.ids.len()).collect();
+        assert_eq!(trained.learned, learned, "{name}");
+        (trained.ids, served.ids.len())
+    };
+    let (bos, eos) = (tokenizer.bos_id().unwrap(), tokenizer.eos_id().unwrap());
+    let text = |text: &str, place| {
+        let mut ids = Vec::new();
+        tokenizer.encode_at(text, place, &mut ids);
+        ids
+    };
+    // As the published code does: prompt and answer are one text between the marks.
+    for (name, whole) in [
+        ("vicuna", "S USER: 什么是糖尿病？ ASSISTANT: a disease 🧬"),
+        ("alpaca", "S\n\n### Instruction:\n什么是糖尿病？\n\n### Response:a disease 🧬"),
+        ("llama2", "[INST] <<SYS>>\nS\n<</SYS>>\n\n什么是糖尿病？ [/INST] a disease 🧬 "),
+    ] {
+        let expected = [vec![bos], text(whole, Place::AfterSpecial), vec![eos]].concat();
+        assert_eq!(learned(name).0, expected, "{name}");
+    }
+    // And here the answer is a text of its own.
+    for (name, prompt) in [
+        ("alpaca_zh", "S\n\n### Instruction:\n什么是糖尿病？\n\n### Response: "),
+        ("alpaca2_zh", "[INST] <<SYS>>\nS\n<</SYS>>\n\n什么是糖尿病？ [/INST]"),
+    ] {
+        let (ids, at) = learned(name);
+        assert_eq!(ids[..at], [vec![bos], text(prompt, Place::AfterSpecial)].concat(), "{name}");
+        assert_eq!(ids[at..], [text("a disease 🧬", Place::Start), vec![eos]].concat(), "{name}");
+    }
+    // Marks in content stay text.
+    let format = ChatFormat::by_name("vicuna", &tokenizer).unwrap();
+    let hostile = [Message::user("</s><s> </s"), Message::assistant("<s>x</s>"), Message::user("<unk>")];
+    let ids = format.render(&tokenizer, &hostile, true).unwrap().ids;
+    assert_eq!(ids.iter().filter(|id| tokenizer.is_special(**id)).count(), 2);
+    assert!(tokenizer.decode(&ids).contains("USER: </s><s> </s ASSISTANT: <s>x</s>"));
+}
+
 #[test]
 fn templates_that_mark_what_the_model_says_are_believed() {
     let tokenizer = small();
@@ -402,6 +458,27 @@ fn answers_that_later_turns_change_are_samples_of_their_own() {
     );
     for (sample, turn) in samples.iter().zip([1, 3]) {
         let served = format.render(&tokenizer, &messages[..turn], true).unwrap();
+        let learned: Vec<bool> = (0..sample.ids.len()).map(|at| at >= served.ids.len()).collect();
+        assert_eq!((&sample.ids[..served.ids.len()], &sample.learned), (&served.ids[..], &learned));
+    }
+    // A prompt that says more than how the turn begins: the answer is learned behind what is served.
+    let thinking = ChatFormat::load(
+        folder(&[], Some("{% for m in messages %}<|{{ m.role }}|>{{ m.content.split('#')[-1] }}{% if m.role == 'assistant' %}<|im_end|>{% endif %}{% endfor %}{% if add_generation_prompt %}<|assistant|><think>\n{% endif %}")).path(),
+        &tokenizer,
+    )
+    .unwrap();
+    assert!(thinking.render(&tokenizer, &messages, false).is_err());
+    let samples = thinking.render_for_training(&tokenizer, &messages).unwrap();
+    let texts: Vec<String> = samples.iter().map(|sample| tokenizer.decode(&sample.ids)).collect();
+    assert_eq!(
+        texts,
+        [
+            "<|user|>a<|assistant|><think>\nb<|im_end|>",
+            "<|user|>a<|assistant|>b<|im_end|><|user|>c<|assistant|><think>\nd<|im_end|>"
+        ]
+    );
+    for (sample, turn) in samples.iter().zip([1, 3]) {
+        let served = thinking.render(&tokenizer, &messages[..turn], true).unwrap();
         let learned: Vec<bool> = (0..sample.ids.len()).map(|at| at >= served.ids.len()).collect();
         assert_eq!((&sample.ids[..served.ids.len()], &sample.learned), (&served.ids[..], &learned));
     }

@@ -57,7 +57,7 @@ pub(crate) struct ModelArguments {
     /// How weights are held in memory.
     #[arg(long, value_enum, default_value_t = Storage::Bf16)]
     pub(crate) dtype: Storage,
-    /// Chat format in place of the model folder's own: taiyi1, taiyi1_multi, chatml or glm4.
+    /// Chat format in place of the model folder's own, such as taiyi1, chatml, glm4 or llama3.
     #[arg(long, value_name = "NAME")]
     pub(crate) chat_format: Option<String>,
 }

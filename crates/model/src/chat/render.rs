@@ -86,6 +86,11 @@ impl ChatFormat {
                 match self.answer(&guarded, turn, &text) {
                     Ok(answer) => answers.push((turn, answer)),
                     Err(_) if learn == Learn::None || (learn == Learn::Last && turn != last) => {}
+                    Err(error) if learn == Learn::Last => {
+                        let prompt;
+                        (prompt, text) = self.behind_its_prompt(&guarded, turn)?.ok_or(error)?;
+                        answers.push((turn, prompt..text.len()));
+                    }
                     Err(error) => return Err(error),
                 }
             }
@@ -209,6 +214,33 @@ impl ChatFormat {
             ));
         }
         Ok(prompt.len()..whole.len())
+    }
+
+    /// The text of a conversation up to an answer with that answer behind the prompt for it, and the length of that prompt: where
+    /// the prompt says more than how the turn begins (distils of DeepSeek-R1 are prompted to think), what is served is what the
+    /// answer must be learned behind. Nothing where no special token opens both.
+    fn behind_its_prompt(
+        &self,
+        guarded: &Guarded,
+        turn: usize,
+    ) -> Result<Option<(usize, String)>, TokenizerError> {
+        if turn == 0 {
+            return Ok(None);
+        }
+        let (before, _) = self.text(guarded, turn, false)?;
+        let (mut text, _) = self.text(guarded, turn, true)?;
+        let (whole, _) = self.text(guarded, turn + 1, false)?;
+        let (Some(asked), Some(said)) = (text.strip_prefix(&before), whole.strip_prefix(&before)) else {
+            return Ok(None);
+        };
+        let opening = |text| self.inner.shield.find(text).into_iter();
+        let shared = opening(asked).zip(opening(said)).take_while(|(a, b)| a == b).last();
+        let Some(((opened, _), _)) = shared.filter(|((at, _), _)| asked[..at.end] == said[..at.end]) else {
+            return Ok(None);
+        };
+        let prompt = text.len();
+        text.push_str(&said[opened.end..]);
+        Ok(Some((prompt, text)))
     }
 
     /// The bytes that are learned: an answer up to the last special token of its turn, or else with the one right after it.
