@@ -108,7 +108,7 @@ impl Watcher {
     }
 }
 
-impl Observer for Watcher {
+impl<L: ?Sized> Observer<L> for Watcher {
     fn starting(&mut self, plan: &RunPlan<'_>) {
         if self.lines {
             terminal::note(&format!("# the resolved recipe\n{}", plan.recipe.to_toml()));
