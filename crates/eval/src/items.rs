@@ -11,8 +11,8 @@ use taiyi_corpus::schema::{Content, Document, Entity, Ie, Language, Relation, Re
 use taiyi_corpus::{Card, Catalog};
 use taiyi_instruct::labels::prompt_language;
 use taiyi_instruct::{
-    Answer, AnswerFormat, AnswerSpec, Ask, AskOptions, Classified, DatasetLabels, LabelName, LabelNames, PromptBuilder,
-    Question, Templates, Triple,
+    Answer, AnswerFormat, AnswerSpec, Ask, AskOptions, Classified, DatasetLabels, LabelName, LabelNames,
+    PromptBuilder, Question, Templates, Triple,
 };
 
 use crate::benchmark::Benchmark;
@@ -299,9 +299,8 @@ impl Items {
         by_concept: bool,
     ) -> Result<Vec<Item>, String> {
         let templates = Templates::embedded();
-        let pair = Classified::of(&document.content).and_then(|classified| {
-            Some((classified.first.to_owned(), classified.second?.into_owned()))
-        });
+        let pair = Classified::of(&document.content)
+            .and_then(|classified| Some((classified.first.to_owned(), classified.second?.into_owned())));
         let item = |suffix: Option<&str>, question: &Question, text: &str, gold: Gold, answer: Answer| Item {
             id: suffix.map_or_else(|| document.id.clone(), |suffix| format!("{}/{suffix}", document.id)),
             document_id: document.document_id.clone(),

@@ -97,7 +97,8 @@ impl Answerer for Asking<'_> {
             .zip(&grammars)
             .map(|(item, grammar)| Prompt { id: &item.id, text: &item.prompt, grammar: grammar.as_deref() })
             .collect();
-        let given = |reply: Reply| Given { reply: Some(reply.text), prediction: None, cut_off: reply.cut_off };
+        let given =
+            |reply: Reply| Given { reply: Some(reply.text), prediction: None, cut_off: reply.cut_off };
         Ok(self.replier.reply(&prompts)?.into_iter().map(given).collect())
     }
 
@@ -209,13 +210,7 @@ pub fn run_with(
     Ok(Run { given, reused, seconds: started.elapsed().as_secs_f64() })
 }
 
-fn write(
-    writer: &mut Writer,
-    item: &Item,
-    asked: &str,
-    given: &Given,
-    model: &str,
-) -> Result<(), EvalError> {
+fn write(writer: &mut Writer, item: &Item, asked: &str, given: &Given, model: &str) -> Result<(), EvalError> {
     let (prediction, reason) = score::read(item, given);
     writer.write(&Line {
         id: &item.id,

@@ -108,12 +108,10 @@ impl LabelModel {
             let tokens = self.tokenizer.encode_with_offsets(text)?;
             let (ids, ranges): (Vec<u32>, Vec<Range<usize>>) = tokens.into_iter().unzip();
             let windows = windows(text, &ranges, &[], room);
-            sequences.extend(
-                windows.iter().map(|window| Input {
-                    ids: [prefix.as_slice(), &ids[window.clone()], &suffix].concat(),
-                    token_types: Vec::new(),
-                }),
-            );
+            sequences.extend(windows.iter().map(|window| Input {
+                ids: [prefix.as_slice(), &ids[window.clone()], &suffix].concat(),
+                token_types: Vec::new(),
+            }));
             counts.push(windows.len());
             places.push(ranges);
         }
@@ -169,7 +167,11 @@ impl LabelModel {
             Head::Texts { several: true } => {
                 considered.filter(|(_, score)| **score > 0.0).map(|(label, _)| label).collect()
             }
-            _ => considered.reduce(|best, one| if one.1 > best.1 { one } else { best }).map(|(label, _)| label).into_iter().collect(),
+            _ => considered
+                .reduce(|best, one| if one.1 > best.1 { one } else { best })
+                .map(|(label, _)| label)
+                .into_iter()
+                .collect(),
         }
     }
 
@@ -230,7 +232,9 @@ impl Head {
     fn of(config: &EncoderConfig) -> Result<Self, InferError> {
         let other = |found: String| InferError::Head { expected: "token or sequence classification", found };
         match config.task {
-            EncoderTask::MaskedLm => Err(other("masked language modelling; `taiyi train` makes one that labels".to_owned())),
+            EncoderTask::MaskedLm => {
+                Err(other("masked language modelling; `taiyi train` makes one that labels".to_owned()))
+            }
             EncoderTask::SequenceClassification { multi_label } => Ok(Self::Texts { several: multi_label }),
             EncoderTask::TokenClassification => match TagSet::parse(&config.labels) {
                 Ok(tags) => Ok(Self::Tokens(tags)),

@@ -51,8 +51,7 @@ mod tests {
         let tc = Content::Tc(Tc { text: text("fever"), labels });
         let found = Classified::of(&tc).unwrap();
         assert_eq!((found.first, found.second, found.labels), ("fever", None, vec!["a", "b"]));
-        let pair =
-            Tp { text_1: text("x"), text_2: text("y"), label: text("1"), kind: TpKind::Similarity };
+        let pair = Tp { text_1: text("x"), text_2: text("y"), label: text("1"), kind: TpKind::Similarity };
         let pair = Content::Tp(pair);
         let found = Classified::of(&pair).unwrap();
         assert_eq!((found.first, found.second.as_deref(), found.labels), ("x", Some("y"), vec!["1"]));

@@ -68,7 +68,7 @@ pub struct MentionCounts {
     pub unplaced: u64,
     /// Kept mentions that begin or end inside a token, whose labels therefore say more than the mention.
     pub widened: u64,
-    /// Kept mentions that a window's border cuts.
+    /// Borders between windows that stand inside a kept mention.
     pub cut: u64,
 }
 
@@ -285,7 +285,7 @@ pub fn windows(text: &str, tokens: &[Range<usize>], mentions: &[Mention], room: 
     windows
 }
 
-/// How many of `mentions` the borders between windows cut.
+/// How many borders between windows stand inside one of `mentions`.
 pub fn cut(windows: &[Range<usize>], tokens: &[Range<usize>], mentions: &[Mention]) -> u64 {
     let borders = windows.iter().skip(1).filter_map(|window| tokens.get(window.start));
     borders.filter(|token| is_cut(mentions, token.start)).count() as u64
@@ -377,7 +377,8 @@ mod tests {
             ],
         );
         let (mentions, mut counts) = tags.mentions(&ie, text).unwrap();
-        let strings: Vec<&str> = mentions.iter().map(|mention| &text[mention.span.start..mention.span.end]).collect();
+        let strings: Vec<&str> =
+            mentions.iter().map(|mention| &text[mention.span.start..mention.span.end]).collect();
         assert_eq!(strings, ["慢性肾衰竭", "naïve T cells"]);
         let expected =
             MentionCounts { kept: 2, overlapping: 2, discontinuous: 1, unplaced: 2, ..Default::default() };
@@ -400,19 +401,12 @@ mod tests {
         let tags = TagSet::of_types(&types(&["a"]));
         // `GRAR` is one token of two mentions, ` ` one without text.
         let tokens = [0..4, 4..4, 5..9];
-        let mentions = [
-            Mention::new(0..2, 0),
-            Mention::new(2..4, 0),
-            Mention::new(5..9, 0),
-        ];
+        let mentions = [Mention::new(0..2, 0), Mention::new(2..4, 0), Mention::new(5..9, 0)];
         let mut counts = MentionCounts { kept: 3, ..Default::default() };
         assert_eq!(tags.label(&tokens, &mentions, &mut counts), [Some(1), None, Some(1)]);
         assert_eq!((counts.kept, counts.widened, counts.unplaced), (2, 1, 1));
         // Three tokens of one character are one mention, also where each says that it begins one.
-        assert_eq!(
-            tags.read(&[0..3, 0..3, 0..3, 3..6], &[1, 1, 2, 2]),
-            [Mention::new(0..6, 0)]
-        );
+        assert_eq!(tags.read(&[0..3, 0..3, 0..3, 3..6], &[1, 1, 2, 2]), [Mention::new(0..6, 0)]);
         assert_eq!(tags.read(&[0..3, 0..3, 0..3], &[1, 1, 1]), [Mention::new(0..3, 0)]);
         assert_eq!(tags.read(&[0..3, 3..6], &[1, 1]).len(), 2);
         assert_eq!(tags.read(&[0..3, 3..6, 7..9], &[2, 0, 99]), [Mention::new(0..3, 0)]);

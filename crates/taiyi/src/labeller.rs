@@ -30,7 +30,9 @@ impl<'a> Labeller<'a> {
                     Gold::Choice(_) => "answers to questions",
                 };
                 let head = if types.is_some() { "token" } else { "sequence" };
-                return Some(format!("expected a model for {what}, found an encoder for {head} classification"));
+                return Some(format!(
+                    "expected a model for {what}, found an encoder for {head} classification"
+                ));
             }
         };
         // Labels are the same for all items but for choices, which may differ.

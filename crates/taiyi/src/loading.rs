@@ -109,8 +109,9 @@ impl ModelArguments {
                 )));
             }
         }
-        let model = LabelModel::load(folder, self.dtype.dtype())
-            .map_err(|error| Failure::new(format!("{}: {}", folder.display(), Failure::from(error).message)))?;
+        let model = LabelModel::load(folder, self.dtype.dtype()).map_err(|error| {
+            Failure::new(format!("{}: {}", folder.display(), Failure::from(error).message))
+        })?;
         let labels = model.types().or_else(|| model.classes()).unwrap_or_default();
         terminal::note(&format!(
             "{}: {} weights as {}, labels: {}",

@@ -257,7 +257,10 @@ impl<L: Learner + ?Sized> Run<'_, L> {
     }
 
     fn packs(&self, samples: &[Sample]) -> Vec<Pack> {
-        let capacity = self.recipe.packs_samples().then(|| self.recipe.tokens_per_batch.unwrap_or(self.recipe.max_length));
+        let capacity = self
+            .recipe
+            .packs_samples()
+            .then(|| self.recipe.tokens_per_batch.unwrap_or(self.recipe.max_length));
         micro_batches(samples, capacity, self.recipe.per_device_batch)
     }
 

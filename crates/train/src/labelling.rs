@@ -56,10 +56,7 @@ impl<'a> Labelling<'a> {
                 let labels = if found.is_empty() { "no label" } else { "only one label" };
                 return empty(format!("{labels} in {documents} documents; there is nothing to tell apart"));
             }
-            _ => Answers::Classes {
-                labels: found.into_iter().collect(),
-                multi_label: recipe.multi_label,
-            },
+            _ => Answers::Classes { labels: found.into_iter().collect(), multi_label: recipe.multi_label },
         };
         Ok(Self { tokenizer, max_length: recipe.max_length, answers })
     }
@@ -101,7 +98,11 @@ impl<'a> Labelling<'a> {
     }
 
     /// Windows of a text, a label for each token.
-    fn tagged(&self, tags: &TagSet, content: &Content) -> Result<(Vec<LabelledSample>, MentionCounts), String> {
+    fn tagged(
+        &self,
+        tags: &TagSet,
+        content: &Content,
+    ) -> Result<(Vec<LabelledSample>, MentionCounts), String> {
         let Content::Ie(ie) = content else { return Err(not_tagged(content)) };
         let text = ie.text();
         let (mentions, mut counts) =
@@ -118,7 +119,12 @@ impl<'a> Labelling<'a> {
             let ignored = |tokens: &[u32]| std::iter::repeat_n(IGNORED, tokens.len());
             let ids = [prefix, &ids[window.clone()], suffix].concat();
             let labels = ignored(prefix).chain(labels[window].iter().map(number)).chain(ignored(suffix));
-            LabelledSample { token_types: vec![0; ids.len()], labels: labels.collect(), ids, truncated: false }
+            LabelledSample {
+                token_types: vec![0; ids.len()],
+                labels: labels.collect(),
+                ids,
+                truncated: false,
+            }
         };
         Ok((windows.into_iter().map(sample).collect(), counts))
     }

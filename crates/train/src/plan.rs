@@ -209,11 +209,7 @@ fn hint(
         fewer /= 2;
     }
     if fewer >= 64 {
-        let key = if recipe.packs_samples() {
-            "max_length"
-        } else {
-            "per_device_batch * max_length"
-        };
+        let key = if recipe.packs_samples() { "max_length" } else { "per_device_batch * max_length" };
         hints.push(format!("{fewer} tokens in a micro-batch (`{key}`) would fit"));
     }
     if hints.is_empty() {

@@ -110,8 +110,7 @@ fn train_decoder(
     tokenizer.check_fits(config.vocab_size)?;
     place.create_out()?;
     let preparation = Preparation::new(recipe, tokenizer_folder, tokenizer)?;
-    let (data, held_out) =
-        place.data(&|sources, store| preparation.dataset(sources, store, recipe.seed))?;
+    let (data, held_out) = place.data(&|sources, store| preparation.dataset(sources, store, recipe.seed))?;
     let memory = plan::of(recipe, Planned::Decoder(&config), &data)?;
     let checkpointing = memory.checkpoint();
     let mut learner = DecoderLearner::load(recipe, base, tokenizer_folder)?;
@@ -179,8 +178,7 @@ pub fn evaluate_bits_per_byte<'a>(
 ) -> Result<BitsPerByte, TrainError> {
     tokenizer.check_fits(decoder.config().vocab_size)?;
     let mut workspace = Workspace::new();
-    let mut loss =
-        |pack: &Pack| Ok(decoder.loss(&pack.batch(), decoder.precision(), &mut workspace)?);
+    let mut loss = |pack: &Pack| Ok(decoder.loss(&pack.batch(), decoder.precision(), &mut workspace)?);
     let end = end_of_text(tokenizer).unwrap_or(0);
     let encoded = documents.into_iter().map(|document| tokenizer.encode(document));
     bits_per_byte(&mut loss, encoded, end, &token_bytes(tokenizer), windows)

@@ -17,7 +17,8 @@ const DISEASES: [&str; 4] = ["fever", "hay fever", "糖尿病", "naïve-cell dis
 fn base(folder: &Path, weights: bool) {
     fs::create_dir_all(folder).unwrap();
     let letters = |text: &str| text.chars().filter(|c| !c.is_whitespace()).collect::<Vec<char>>();
-    let mut all = letters("abcdefghijklmnopqrstuvwxyzABZ0123456789.,:;-?!。，、：？患者有服用和因患吗治疗相似与否éëï");
+    let mut all =
+        letters("abcdefghijklmnopqrstuvwxyzABZ0123456789.,:;-?!。，、：？患者有服用和因患吗治疗相似与否éëï");
     all.extend(DRUGS.iter().chain(&DISEASES).flat_map(|word| letters(word)));
     all.sort_unstable();
     all.dedup();
@@ -130,7 +131,13 @@ impl Place {
         Recipe::parse(Path::new("encoder.toml"), &toml).unwrap()
     }
 
-    fn run<O>(&self, recipe: &Recipe, out: &str, resume: bool, observer: &mut O) -> Result<Summary, TrainError>
+    fn run<O>(
+        &self,
+        recipe: &Recipe,
+        out: &str,
+        resume: bool,
+        observer: &mut O,
+    ) -> Result<Summary, TrainError>
     where
         O: Observer<taiyi_train::DecoderLearner> + Observer<taiyi_train::EncoderLearner>,
     {
@@ -195,8 +202,7 @@ fn entities_are_learned_by_heart_and_killed_runs_change_no_bit() {
     assert_eq!(config.task, EncoderTask::TokenClassification);
     assert_eq!(config.labels, ["O", "B-Disease", "I-Disease", "B-drug", "I-drug"]);
     assert_eq!(config.tuned_length(), 64);
-    let json: Value =
-        serde_json::from_slice(&fs::read(place.path("whole/config.json")).unwrap()).unwrap();
+    let json: Value = serde_json::from_slice(&fs::read(place.path("whole/config.json")).unwrap()).unwrap();
     assert_eq!(json["architectures"], json!(["BertForTokenClassification"]));
     assert_eq!((&json["id2label"]["3"], &json["label2id"]["I-drug"]), (&json!("B-drug"), &json!(4)));
     for name in ["model.safetensors", "vocab.txt", "tokenizer_config.json", "loss.svg", "manifest.json"] {
@@ -236,13 +242,15 @@ fn packing_changes_the_speed_and_not_the_loss() {
 #[test]
 fn long_texts_are_cut_where_no_entity_is() {
     let text = "so it was. then hay fever and aspirin, again aspirin: and 糖尿病 was given. nothing. 患者服用阿司匹林。";
-    let entities = [("Disease", "hay fever"), ("drug", "aspirin"), ("Disease", "糖尿病"), ("drug", "阿司匹林")];
+    let entities =
+        [("Disease", "hay fever"), ("drug", "aspirin"), ("Disease", "糖尿病"), ("drug", "阿司匹林")];
     let long = "a".repeat(30);
     let mut documents = vec![annotated(1, text, &entities), annotated(2, &long, &[("drug", &long)])];
     // An entity inside another and one in two pieces.
     documents.push(annotated(3, "hay fever!", &[("Disease", "hay fever"), ("drug", "fever")]));
     let mut split = annotated(4, "hay and fever", &[("drug", "and")]);
-    let pieces = json!({"id": "T9", "type": "Disease", "text": ["hay", "fever"], "offsets": [[0, 3], [8, 13]]});
+    let pieces =
+        json!({"id": "T9", "type": "Disease", "text": ["hay", "fever"], "offsets": [[0, 3], [8, 13]]});
     split["entities"].as_array_mut().unwrap().push(pieces);
     documents.push(split);
     let place = Place::new(&documents);
@@ -341,7 +349,10 @@ fn what_cannot_be_learned_is_refused_in_one_line() {
     let message = place.refused(&Recipe { base: Some(place.path("absent")), ..recipe(&[]) });
     assert!(message.contains("absent"), "{message}");
     let message = place.refused(&recipe(&[("max_length = 64", "max_length = 65"), ("= 128", "= 256")]));
-    assert!(message.contains("`max_length` is 65; expected 3 to 64, for which the model has positions"), "{message}");
+    assert!(
+        message.contains("`max_length` is 65; expected 3 to 64, for which the model has positions"),
+        "{message}"
+    );
 
     let data = place.path("data.jsonl").display().to_string();
     let message = place.refused(&recipe(&[classes]));
@@ -353,7 +364,11 @@ fn what_cannot_be_learned_is_refused_in_one_line() {
     let one = [classes];
     cases.push((lines(&[tc(&[]), tc(&[])]), &one, "no label in 2 documents"));
     cases.push((lines(&[tc(&["a"]), tc(&["a"])]), &one, "only one label in 2 documents"));
-    cases.push((lines(&[tc(&["a"]), tc(&["b", "c"])]), &one, ":2: expected one label, found b, c; `multi_label = true`"));
+    cases.push((
+        lines(&[tc(&["a"]), tc(&["b", "c"])]),
+        &one,
+        ":2: expected one label, found b, c; `multi_label = true`",
+    ));
     cases.push((lines(&[tc(&["a"]), tc(&["b"]), tc(&[])]), &one, ":3: expected one label, found no label"));
     cases.push(("{\"text\": \"so\"}\n".to_owned(), &one, ":1: expected a document of the corpus schema"));
     cases.push(("not json\n".to_owned(), &[], ":1: expected a document of the corpus schema"));
@@ -368,7 +383,8 @@ fn what_cannot_be_learned_is_refused_in_one_line() {
     let validation = format!("[validation]\nevery = 5\ndata = [{:?}]\n", place.path("held.jsonl"));
     let message = place.refused(&recipe(&[("save_every = 5", &format!("save_every = 5\n{validation}"))]));
     assert!(
-        message.contains("held.jsonl:1: the entity type `sign` is none of the training data's: Disease, drug"),
+        message
+            .contains("held.jsonl:1: the entity type `sign` is none of the training data's: Disease, drug"),
         "{message}"
     );
     assert!(!place.path("refused/manifest.json").exists());

@@ -43,8 +43,7 @@ fn every_recipe_opens_with_its_command_and_explains_every_value() {
 
 #[test]
 fn encoders_are_tuned_in_full_as_is_usual() {
-    for (name, kind) in
-        [("ner", Kind::TokenClassification), ("classification", Kind::SequenceClassification)]
+    for (name, kind) in [("ner", Kind::TokenClassification), ("classification", Kind::SequenceClassification)]
     {
         let recipe = Recipe::load(&recipes().join(format!("encoders/{name}.toml"))).unwrap();
         assert_eq!((recipe.kind, recipe.lora_rank, recipe.schedule), (kind, 0, Shape::Linear));

@@ -5,7 +5,7 @@ use taiyi_corpus::schema::{Content, Document, Entity};
 use taiyi_instruct::LabelNames;
 
 use super::questions::{NO_TEXT, text_of};
-use super::{Extracted, ExtractReport, Extraction, Sink, each};
+use super::{ExtractReport, Extracted, Extraction, Sink, each};
 use crate::error::InferError;
 use crate::labels::LabelModel;
 

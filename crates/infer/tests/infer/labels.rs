@@ -63,9 +63,8 @@ fn offsets_are_those_of_the_text_with_accents_and_chinese() {
     // their letter as characters of their own.
     let text = "  Naïve e\u{301}té，患者 有糖尿病\u{3000}é";
     let found = tagger([0.0, 1.0, 0.5], true).mentions(&[text]).unwrap();
-    let expected = [
-        "N", "a", "ï", "v", "e", "e\u{301}", "t", "é", "，", "患", "者", "有", "糖", "尿", "病", "é",
-    ];
+    let expected =
+        ["N", "a", "ï", "v", "e", "e\u{301}", "t", "é", "，", "患", "者", "有", "糖", "尿", "病", "é"];
     assert_eq!(strings(text, &found[0].mentions), expected);
     assert_eq!(found[0].mentions[2].span, CharSpan::new(4, 5));
     // Sixteen tokens in windows of ten.
@@ -79,7 +78,8 @@ fn windows_are_joined_and_texts_do_not_see_each_other() {
     let mut model = tagger([0.0, 0.5, 1.0], true);
     let long = "患者有糖尿病，服阿司匹林。".repeat(9);
     let found = model.mentions(&["", " \n", "a b", &long]).unwrap();
-    let counts: Vec<(usize, usize)> = found.iter().map(|found| (found.windows, found.mentions.len())).collect();
+    let counts: Vec<(usize, usize)> =
+        found.iter().map(|found| (found.windows, found.mentions.len())).collect();
     // Everything goes on, so that each text is one mention, however many windows it is read in.
     assert_eq!(&counts[..3], &[(0, 0), (0, 0), (1, 1)]);
     assert_eq!(found[3].mentions[0].span, CharSpan::new(0, 117));
@@ -177,7 +177,10 @@ fn documents_keep_their_text_and_get_the_entities_that_are_wanted() {
             .map(|one| match &one.document.content {
                 Content::Ie(ie) => {
                     assert!(ie.relations.is_empty() && ie.passages.len() < 3);
-                    ie.entities.iter().map(|e| format!("{} {:?} {}", e.kind, e.offsets[0], e.text[0])).collect()
+                    ie.entities
+                        .iter()
+                        .map(|e| format!("{} {:?} {}", e.kind, e.offsets[0], e.text[0]))
+                        .collect()
                 }
                 _ => Vec::new(),
             })

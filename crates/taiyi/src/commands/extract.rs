@@ -13,8 +13,8 @@ use taiyi_corpus::schema::{Content, Language};
 use taiyi_corpus::writers::Losses;
 use taiyi_infer::extract::{NameKind, all_named};
 use taiyi_infer::{
-    ExtractOptions, ExtractReport, Extracted, Extractor, InferError, LabelExtractor, ModelReplier, ReplyOptions,
-    input,
+    ExtractOptions, ExtractReport, Extracted, Extractor, InferError, LabelExtractor, ModelReplier,
+    ReplyOptions, input,
 };
 use taiyi_instruct::{LabelNames, Templates, Unit};
 
@@ -163,7 +163,9 @@ pub(crate) fn run(arguments: Arguments) -> CommandResult {
     };
     let labels = arguments.model.is_encoder();
     if labels && !options.relations.is_empty() {
-        return Err(Failure::new("--relations: expected none, the model is an encoder, which finds entities"));
+        return Err(Failure::new(
+            "--relations: expected none, the model is an encoder, which finds entities",
+        ));
     }
     if !labels && options.entities.is_empty() && options.relations.is_empty() {
         return Err(Failure::new("expected a name in --types or --relations, found none"));

@@ -15,7 +15,12 @@ type Article = (u32, &'static str, &'static str, &'static [(&'static str, &'stat
 
 const ARTICLES: [Article; 8] = [
     (101, "A naïve case of hay fever.", "The fever was mild.", &[("hay fever", "SpecificDisease")]),
-    (102, "On 糖尿病 and café spots.", "Mild 糖尿病 it was.", &[("糖尿病", "Modifier"), ("café spots", "DiseaseClass")]),
+    (
+        102,
+        "On 糖尿病 and café spots.",
+        "Mild 糖尿病 it was.",
+        &[("糖尿病", "Modifier"), ("café spots", "DiseaseClass")],
+    ),
     (103, "Nothing was found.", "The case was mild.", &[]),
     (104, "Spots without hay fever.", "A naïve spot.", &[("hay fever", "SpecificDisease")]),
     (105, "A mild spot.", "It was a case of 糖尿病 again.", &[("糖尿病", "Modifier")]),
@@ -94,12 +99,15 @@ fn entities_from_documents_to_a_tuned_encoder_to_spans_and_scores() {
     place.write("source/ncbi_disease/NCBItrainset_corpus.txt.gz", gz(&pubtator()));
     place.taiyi("corpus build ncbi_disease --source source --out corpus").fine();
     recipe(&place, "token_classification", 60);
-    let ran = place.taiyi("train --recipe recipe.toml --data corpus/ncbi_disease/train.jsonl --out tuned").fine();
+    let ran =
+        place.taiyi("train --recipe recipe.toml --data corpus/ncbi_disease/train.jsonl --out tuned").fine();
     assert!(ran.stderr.contains("train.jsonl: 7 entities labelled"), "{}", ran.stderr);
     assert!(ran.stderr.contains("gradients"), "a memory plan: {}", ran.stderr);
 
     // Every mention of the training texts is found again, at its place.
-    let ran = place.taiyi("extract corpus/ncbi_disease/test.jsonl --model tuned --dtype f32 --out found.jsonl --json").fine();
+    let ran = place
+        .taiyi("extract corpus/ncbi_disease/test.jsonl --model tuned --dtype f32 --out found.jsonl --json")
+        .fine();
     let summary = json_of(&ran.stdout);
     assert_eq!((&summary["documents"], &summary["questions"]), (&json!(8), &json!(8)), "{summary}");
     let entities = |text: &str| -> Vec<Vec<(String, String, Value)>> {
@@ -122,10 +130,14 @@ fn entities_from_documents_to_a_tuned_encoder_to_spans_and_scores() {
     let ran = place.taiyi(&format!("{extract} --types modifier --to pubtator")).fine();
     assert!(ran.stdout.contains("\t30\t33\t糖尿病\tmodifier\t-"), "{}", ran.stdout);
     assert_eq!(ran.stdout.lines().filter(|line| line.contains('\t')).count(), 1, "{}", ran.stdout);
-    place.taiyi(&format!("{extract} --types gene --out x.jsonl")).refused(&["no label for the type `gene`", "Modifier"]);
+    place
+        .taiyi(&format!("{extract} --types gene --out x.jsonl"))
+        .refused(&["no label for the type `gene`", "Modifier"]);
     place.taiyi(&format!("{extract} --relations CID --out x.jsonl")).refused(&["--relations", "encoder"]);
     place.taiyi(&format!("{extract} --adapter bert --out x.jsonl")).refused(&["adapter"]);
-    place.taiyi("extract note.txt --model bert --out x.jsonl").refused(&["bert", "masked language modelling"]);
+    place
+        .taiyi("extract note.txt --model bert --out x.jsonl")
+        .refused(&["bert", "masked language modelling"]);
 
     // The benchmark takes the source's types as one.
     let run = "eval run --benchmark ncbi_disease --model tuned --dtype f32 --source source --out out --json";
@@ -158,7 +170,9 @@ fn entities_from_documents_to_a_tuned_encoder_to_spans_and_scores() {
     assert_eq!(ran.code, Some(1), "{}", ran.stderr);
     let left_out = "left out: kuake_qic_dev: expected a model for labels of texts, found an encoder for token classification";
     assert!(ran.stderr.contains(left_out), "{}", ran.stderr);
-    place.taiyi(&format!("{run} kuake_qic_dev")).refused(&["kuake_qic_dev: expected a model for labels of texts"]);
+    place
+        .taiyi(&format!("{run} kuake_qic_dev"))
+        .refused(&["kuake_qic_dev: expected a model for labels of texts"]);
     // A model for other labels.
     let config = place.read("tuned/config.json").replace("SpecificDisease", "x").replace("DiseaseClass", "y");
     let config = config.replace("CompositeMention", "z").replace("Modifier", "w");
@@ -185,7 +199,9 @@ fn queries() -> String {
 }
 
 fn scored(place: &Place, benchmark: &str) -> Value {
-    let run = format!("eval run --benchmark {benchmark} --model tuned --dtype f32 --source source --out out --json");
+    let run = format!(
+        "eval run --benchmark {benchmark} --model tuned --dtype f32 --source source --out out --json"
+    );
     let report = json_of(&place.taiyi(&run).fine().stdout);
     report["benchmarks"][0]["score"].clone()
 }
@@ -209,7 +225,12 @@ fn texts_and_pairs_are_classified_with_one_label_and_with_several() {
 
     // Several labels, or none.
     let (a, b) = ("resisting cell death", "inducing angiogenesis");
-    let rows = [("1", "cells live", a), ("2", "cells grow and live", "a;b"), ("3", "no cells", ""), ("4", "all grow", b)];
+    let rows = [
+        ("1", "cells live", a),
+        ("2", "cells grow and live", "a;b"),
+        ("3", "no cells", ""),
+        ("4", "all grow", b),
+    ];
     let row = |(id, text, labels): &(&str, &str, &str)| {
         let both = format!("{a};{b}");
         format!("{id}\t{text}\t{}\n", if *labels == "a;b" { &both } else { *labels })
@@ -226,13 +247,12 @@ fn texts_and_pairs_are_classified_with_one_label_and_with_several() {
     place.taiyi(&format!("{train} corpus/hallmarks_of_cancer/train.jsonl")).fine();
     assert_eq!(scored(&place, "hoc"), json!(1.0));
     let predictions = place.read("out/predictions-hoc.jsonl");
-    let labels: Vec<Value> = predictions.lines().map(|line| json_of(line)["prediction"]["labels"].clone()).collect();
+    let labels: Vec<Value> =
+        predictions.lines().map(|line| json_of(line)["prediction"]["labels"].clone()).collect();
     assert_eq!(labels, [json!([a]), json!([b, a]), json!([]), json!([b])]);
 
     // Questions with contexts, as pairs.
-    let question = |answer: &str, at: usize| {
-        json!({"QUESTION": format!("Is it {answer}?"), "CONTEXTS": ["It is", format!("no {at}.")], "final_decision": answer})
-    };
+    let question = |answer: &str, at: usize| json!({"QUESTION": format!("Is it {answer}?"), "CONTEXTS": ["It is", format!("no {at}.")], "final_decision": answer});
     let questions = json!({"11": question("yes", 1), "12": question("no", 2), "13": question("maybe", 3), "14": question("no", 4)});
     place.write("source/pubmed_qa/ori_pqal.json.gz", gz(&questions.to_string()));
     place.write("source/pubmed_qa/test_ground_truth.json", json!({"14": "no", "13": "maybe"}).to_string());
@@ -264,7 +284,10 @@ fn a_model_of_the_other_kind_is_refused_in_one_line() {
         let ran = place.taiyi(arguments);
         ran.refused(parts);
     };
-    refused(&format!("{train} --base llm"), &["recipe.toml: `base` is llm, no encoder", "an encoder (bert, roberta)"]);
+    refused(
+        &format!("{train} --base llm"),
+        &["recipe.toml: `base` is llm, no encoder", "an encoder (bert, roberta)"],
+    );
     refused(train, &["data.jsonl:1: expected a document with entities"]);
     place.write("recipe.toml", place.read("recipe.toml").replace("token_classification", "sft"));
     refused(train, &["`base` is bert, an encoder", "expected a language model"]);

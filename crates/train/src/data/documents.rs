@@ -34,7 +34,12 @@ pub struct LabelledSample {
     pub truncated: bool,
 }
 
-/// Documents read at a time when they are only looked at.
+/// Hands on the documents of a source with their lines, in the order of the file.
+///
+/// # Errors
+///
+/// [`TrainError::File`] when the file cannot be read, [`TrainError::Data`] for a line that is no document, and whatever `sink`
+/// returns.
 pub fn each_document(
     source: &Source,
     sink: &mut dyn FnMut(u64, Document) -> Result<(), TrainError>,

@@ -466,7 +466,11 @@ impl Recipe {
             }
         }
         if self.multi_label && self.kind != Kind::SequenceClassification {
-            return wrong("multi_label", "true".to_owned(), "it in `kind = \"sequence_classification\"` only");
+            return wrong(
+                "multi_label",
+                "true".to_owned(),
+                "it in `kind = \"sequence_classification\"` only",
+            );
         }
         if self.lora_rank == 0 && self.dtype == Dtype::Nf4 {
             return wrong(
@@ -597,9 +601,17 @@ mod tests {
         assert!(recipe.kind.is_encoder() && recipe.multi_label);
         assert_eq!(parse(&recipe.to_toml()).unwrap(), recipe);
         let cases = [
-            ("schedule = \"linear\"", "lora_rank = 4", "`lora_rank` is 4; expected 0: encoders are trained in full"),
+            (
+                "schedule = \"linear\"",
+                "lora_rank = 4",
+                "`lora_rank` is 4; expected 0: encoders are trained in full",
+            ),
             ("epochs = 1", "epochs = 1\nchat_format = \"chatml\"", "`chat_format` is given for an encoder"),
-            ("sequence_c", "token_c", "`multi_label` is true; expected it in `kind = \"sequence_classification\"`"),
+            (
+                "sequence_c",
+                "token_c",
+                "`multi_label` is true; expected it in `kind = \"sequence_classification\"`",
+            ),
             ("\"samples.jsonl\"", "[{ path = \"a\", echo = 9 }]", "`data.echo` is given for documents"),
         ];
         for (old, new, expected) in cases {
