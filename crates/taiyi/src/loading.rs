@@ -95,8 +95,12 @@ impl ModelArguments {
         self.model.as_deref().is_some_and(EncoderConfig::is_of)
     }
 
-    /// Loads the encoder of a folder.
-    pub(crate) fn load_encoder(&self, folder: &Path) -> Result<LabelModel, Failure> {
+    /// Loads the encoder of a folder, and says what it is once `fits` finds it fit for what it is to do.
+    pub(crate) fn load_encoder(
+        &self,
+        folder: &Path,
+        fits: impl FnOnce(&LabelModel) -> Result<(), Failure>,
+    ) -> Result<LabelModel, Failure> {
         let unused = [
             ("adapter", self.adapter.as_ref().map(|adapter| adapter.display().to_string())),
             ("chat-format", self.chat_format.clone()),
@@ -112,6 +116,7 @@ impl ModelArguments {
         let model = LabelModel::load(folder, self.dtype.dtype()).map_err(|error| {
             Failure::new(format!("{}: {}", folder.display(), Failure::from(error).message))
         })?;
+        fits(&model)?;
         let labels = model.types().or_else(|| model.classes()).unwrap_or_default();
         terminal::note(&format!(
             "{}: {} weights as {}, labels: {}",

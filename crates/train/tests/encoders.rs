@@ -118,7 +118,7 @@ impl Place {
             per_device_batch = 6
             accumulation = 1
             tokens_per_batch = 128
-            epochs = 25
+            epochs = 40
             save_every = 5
             "#,
             base = self.path("base"),
@@ -190,7 +190,7 @@ fn entities_are_learned_by_heart_and_killed_runs_change_no_bit() {
     let recipe = place.recipe(&[("save_every = 5", &format!("save_every = 5\n{held_out}"))]);
     let mut watch = Watch::default();
     let summary = place.run(&recipe, "whole", false, &mut watch).unwrap();
-    assert_eq!(summary.total_steps, 75, "18 texts, 6 a step, 25 times");
+    assert_eq!(summary.total_steps, 120, "18 texts, 6 a step, 40 times");
     assert!(summary.first_loss > 1.0 && summary.last_loss < 0.02, "{summary:?}");
     assert!(summary.held_out[0].loss.unwrap() < 0.02, "{summary:?}");
     let report = &watch.reports[0];
@@ -209,7 +209,7 @@ fn entities_are_learned_by_heart_and_killed_runs_change_no_bit() {
         assert!(place.path("whole").join(name).exists(), "{name}");
     }
 
-    for kill_after in [7, 5, 23, 74] {
+    for kill_after in [7, 6, 23, 74] {
         let mut watch = Watch { kill_after: Some(kill_after), ..Watch::default() };
         place.run(&recipe, "killed", kill_after != 7, &mut watch).unwrap();
     }
@@ -229,7 +229,7 @@ fn entities_are_learned_by_heart_and_killed_runs_change_no_bit() {
 #[test]
 fn packing_changes_the_speed_and_not_the_loss() {
     let place = Place::new(&annotated_texts());
-    let short = [("epochs = 25", "epochs = 2"), ("save_every = 5", "save_every = 0")];
+    let short = [("epochs = 40", "epochs = 2"), ("save_every = 5", "save_every = 0")];
     place.run(&place.recipe(&short), "packed", false, &mut Silent).unwrap();
     let alone = Recipe { packing: false, per_device_batch: 1, accumulation: 6, ..place.recipe(&short) };
     place.run(&alone, "alone", false, &mut Silent).unwrap();
@@ -256,7 +256,7 @@ fn long_texts_are_cut_where_no_entity_is() {
     let place = Place::new(&documents);
     let recipe = place.recipe(&[
         ("max_length = 64", "max_length = 14"),
-        ("epochs = 25", "max_steps = 1"),
+        ("epochs = 40", "max_steps = 1"),
         ("tokens_per_batch = 128", ""),
     ]);
     let mut watch = Watch::default();
@@ -293,7 +293,7 @@ fn texts_and_pairs_get_one_label_or_several() {
         documents.push(document(at + 20, question));
     }
     let place = Place::new(&documents);
-    let one = [("token_classification", "sequence_classification"), ("epochs = 25", "epochs = 60")];
+    let one = [("token_classification", "sequence_classification"), ("epochs = 40", "epochs = 60")];
     let mut watch = Watch::default();
     let summary = place.run(&place.recipe(&one), "one", false, &mut watch).unwrap();
     assert!(summary.first_loss > 1.0 && summary.last_loss < 0.05, "{summary:?}");
@@ -314,7 +314,7 @@ fn texts_and_pairs_get_one_label_or_several() {
         })
         .collect();
     place.write("data.jsonl", &lines(&several));
-    let change = [one[0], ("stage =", "multi_label = true\nstage ="), ("epochs = 25", "epochs = 80")];
+    let change = [one[0], ("stage =", "multi_label = true\nstage ="), ("epochs = 40", "epochs = 80")];
     let summary = place.run(&place.recipe(&change), "several", false, &mut watch).unwrap();
     assert!(summary.first_loss > 0.5 && summary.last_loss < 0.05, "{summary:?}");
     assert_eq!(watch.reports[0].labelled_tokens, 48, "three labels of sixteen texts");
@@ -327,7 +327,7 @@ fn texts_and_pairs_get_one_label_or_several() {
 fn a_model_may_start_from_its_configuration_alone() {
     let place = Place::new(&annotated_texts());
     fs::remove_file(place.path("base/model.safetensors")).unwrap();
-    let change = [("epochs = 25", "max_steps = 2"), ("stage =", "from_scratch = true\nstage =")];
+    let change = [("epochs = 40", "max_steps = 2"), ("stage =", "from_scratch = true\nstage =")];
     let summary = place.run(&place.recipe(&change), "out", false, &mut Silent).unwrap();
     assert!(summary.finished && summary.last_loss.is_finite());
     Encoder::load(&place.path("out"), taiyi_model::Dtype::Bf16).unwrap();

@@ -2,7 +2,7 @@
 
 use taiyi_corpus::offsets::TextIndex;
 use taiyi_corpus::schema::{Content, Document, Entity};
-use taiyi_instruct::LabelNames;
+use taiyi_instruct::{LabelName, LabelNames};
 
 use super::questions::{NO_TEXT, text_of};
 use super::{ExtractReport, Extracted, Extraction, Sink, each};
@@ -23,27 +23,16 @@ impl<'a> LabelExtractor<'a> {
     /// # Errors
     /// When the model labels texts, or has no label for a name.
     pub fn new(model: &'a mut LabelModel, names: &LabelNames) -> Result<Self, InferError> {
-        let Some(known) = model.types() else {
-            return Err(InferError::Head {
-                expected: "token classification, which finds entities",
-                found: "sequence classification".to_owned(),
-            });
-        };
-        let same = |kind: &&String, name: &str| kind.to_lowercase() == name.to_lowercase();
-        let mut wanted = Vec::new();
-        for name in names.names() {
-            let label = [&name.source, &name.en, &name.zh]
-                .into_iter()
-                .find_map(|name| known.iter().find(|kind| same(kind, name)));
-            let Some(label) = label else {
-                return Err(InferError::UnknownType { asked: name.source.clone(), known: known.join(", ") });
-            };
-            wanted.push((label.clone(), name.source.clone()));
-        }
-        if names.is_empty() {
-            wanted.extend(known.iter().map(|kind| (kind.clone(), kind.clone())));
-        }
+        let wanted = wanted(model, names)?;
         Ok(Self { model, wanted })
+    }
+
+    /// Says whether a model can look for these types.
+    ///
+    /// # Errors
+    /// As [`LabelExtractor::new`].
+    pub fn check(model: &LabelModel, names: &LabelNames) -> Result<(), InferError> {
+        wanted(model, names).map(|_| ())
     }
 
     /// Extracts from documents, all at once.
@@ -65,6 +54,28 @@ impl<'a> LabelExtractor<'a> {
     ) -> Result<(), InferError> {
         each(self, documents, sink)
     }
+}
+
+/// The model's labels for types, with what documents are to call them.
+fn wanted(model: &LabelModel, names: &LabelNames) -> Result<Vec<(String, String)>, InferError> {
+    let Some(known) = model.types() else {
+        return Err(InferError::Head {
+            expected: "token classification, which finds entities",
+            found: "sequence classification".to_owned(),
+        });
+    };
+    if names.is_empty() {
+        return Ok(known.iter().map(|kind| (kind.clone(), kind.clone())).collect());
+    }
+    let same = |kind: &&String, name: &str| kind.to_lowercase() == name.to_lowercase();
+    let label = |name: &LabelName| {
+        let label = [&name.source, &name.en, &name.zh]
+            .into_iter()
+            .find_map(|name| known.iter().find(|kind| same(kind, name)));
+        let unknown = || InferError::UnknownType { asked: name.source.clone(), known: known.join(", ") };
+        Ok((label.ok_or_else(unknown)?.clone(), name.source.clone()))
+    };
+    names.names().iter().map(label).collect()
 }
 
 impl Extraction for LabelExtractor<'_> {

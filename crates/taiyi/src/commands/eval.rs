@@ -177,7 +177,15 @@ fn ask(arguments: &RunArguments) -> CommandResult {
             let label = arguments.model.label(&folder)?;
             let greedy = format!("{label} greedy {}", arguments.max_new_tokens);
             if arguments.model.is_encoder() {
-                let model = arguments.model.load_encoder(&folder)?;
+                // Of all benchmarks those are taken that it can answer; one that was named must be.
+                let fits = |model: &LabelModel| {
+                    let named = benchmarks.iter().zip(&sets).filter(|_| arguments.benchmark != ["all"]);
+                    let mut reasons = named.filter_map(|(benchmark, set)| {
+                        Some(format!("{}: {}", benchmark.id, Labeller::unfit(model, set)?))
+                    });
+                    reasons.next().map_or(Ok(()), |reason| Err(Failure::new(reason)))
+                };
+                let model = arguments.model.load_encoder(&folder, fits)?;
                 (Answers::Encoder(Box::new(model)), folder.display().to_string(), label)
             } else {
                 let model = arguments.model.load(&folder)?;
@@ -191,12 +199,7 @@ fn ask(arguments: &RunArguments) -> CommandResult {
         if let Answers::Encoder(model) = &answerer
             && let Some(reason) = Labeller::unfit(model, set)
         {
-            let message = format!("{}: {reason}", benchmark.id);
-            // Of all benchmarks those are taken that it can answer; one that was named must be.
-            if arguments.benchmark != ["all"] {
-                return Err(Failure::new(message));
-            }
-            terminal::note(&format!("left out: {message}"));
+            terminal::note(&format!("{}: left out: {reason}", benchmark.id));
             absent = true;
             continue;
         }

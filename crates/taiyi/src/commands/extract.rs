@@ -204,7 +204,9 @@ pub(crate) fn run(arguments: Arguments) -> CommandResult {
         Ok(())
     };
     if labels {
-        let mut model = arguments.model.load_encoder(&folder)?;
+        let mut model = arguments
+            .model
+            .load_encoder(&folder, |model| Ok(LabelExtractor::check(model, &options.entities)?))?;
         LabelExtractor::new(&mut model, &options.entities)?.extract_each(&mut documents, &mut sink)?;
     } else {
         let mut model = arguments.model.load(&folder)?;

@@ -125,11 +125,11 @@ fn entities_from_documents_to_a_tuned_encoder_to_spans_and_scores() {
     assert_eq!(gold.iter().map(Vec::len).sum::<usize>(), 7);
     assert_eq!(entities(&place.read("found.jsonl")), gold);
     // Of some types, under the name that was asked for.
-    place.write("note.txt", "A naïve case of hay fever. On 糖尿病 and café spots.");
+    place.write("note.txt", "On 糖尿病 and café spots. Mild 糖尿病 it was.");
     let extract = "extract note.txt --model tuned --dtype f32";
     let ran = place.taiyi(&format!("{extract} --types modifier --to pubtator")).fine();
-    assert!(ran.stdout.contains("\t30\t33\t糖尿病\tmodifier\t-"), "{}", ran.stdout);
-    assert_eq!(ran.stdout.lines().filter(|line| line.contains('\t')).count(), 1, "{}", ran.stdout);
+    let found: Vec<&str> = ran.stdout.lines().filter(|line| line.contains('\t')).collect();
+    assert_eq!(found, ["note\t3\t6\t糖尿病\tmodifier\t-", "note\t28\t31\t糖尿病\tmodifier\t-"]);
     place
         .taiyi(&format!("{extract} --types gene --out x.jsonl"))
         .refused(&["no label for the type `gene`", "Modifier"]);
@@ -168,7 +168,7 @@ fn entities_from_documents_to_a_tuned_encoder_to_spans_and_scores() {
     let run = "eval run --model tuned --source source --out all --benchmark";
     let ran = place.taiyi(&format!("{run} all"));
     assert_eq!(ran.code, Some(1), "{}", ran.stderr);
-    let left_out = "left out: kuake_qic_dev: expected a model for labels of texts, found an encoder for token classification";
+    let left_out = "kuake_qic_dev: left out: expected a model for labels of texts, found an encoder for token classification";
     assert!(ran.stderr.contains(left_out), "{}", ran.stderr);
     place
         .taiyi(&format!("{run} kuake_qic_dev"))
