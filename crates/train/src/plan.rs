@@ -109,7 +109,8 @@ impl Planned<'_> {
             // Texts may be as short as a word between its frame.
             Planned::Encoder(config) => {
                 let sequences = recipe.samples_per_step().min(tokens);
-                let options = EncoderPlanOptions { optimizer: optimizer_bytes(recipe), tokens, sequences, checkpoint };
+                let options =
+                    EncoderPlanOptions { optimizer: optimizer_bytes(recipe), tokens, sequences, checkpoint };
                 Ok(plan_encoder(config, &options)?)
             }
         }
