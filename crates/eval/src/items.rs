@@ -11,8 +11,8 @@ use taiyi_corpus::schema::{Content, Document, Entity, Ie, Language, Relation, Re
 use taiyi_corpus::{Card, Catalog};
 use taiyi_instruct::labels::prompt_language;
 use taiyi_instruct::{
-    Answer, AnswerFormat, AnswerSpec, Ask, AskOptions, DatasetLabels, LabelName, LabelNames, PromptBuilder,
-    Question, Templates, Triple,
+    Answer, AnswerFormat, AnswerSpec, Ask, AskOptions, Classified, DatasetLabels, LabelName, LabelNames,
+    PromptBuilder, Question, Templates, Triple,
 };
 
 use crate::benchmark::Benchmark;
@@ -34,6 +34,8 @@ pub struct Item {
     pub spec: AnswerSpec,
     /// The text that spans count in; of a question, the question.
     pub text: String,
+    /// The two texts of a pair, or a question and what its answer rests on, for a model that reads two.
+    pub pair: Option<(String, String)>,
     /// What is right.
     pub gold: Gold,
     /// What is right as an answer to the prompt; of a relation between concepts, with one name for each.
@@ -297,12 +299,15 @@ impl Items {
         by_concept: bool,
     ) -> Result<Vec<Item>, String> {
         let templates = Templates::embedded();
+        let pair = Classified::of(&document.content)
+            .and_then(|classified| Some((classified.first.to_owned(), classified.second?.into_owned())));
         let item = |suffix: Option<&str>, question: &Question, text: &str, gold: Gold, answer: Answer| Item {
             id: suffix.map_or_else(|| document.id.clone(), |suffix| format!("{}/{suffix}", document.id)),
             document_id: document.document_id.clone(),
             prompt: templates.of(question).fill(question, options.template),
             spec: question.spec.clone(),
             text: text.to_owned(),
+            pair: pair.clone(),
             gold,
             answer,
             names: Arc::clone(types),

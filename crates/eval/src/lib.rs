@@ -24,5 +24,5 @@ pub use items::{Gold, Item, ItemOptions, Items, items};
 pub use metrics::Metric;
 pub use predictions::{Given, Prediction};
 pub use report::{BenchmarkReport, EvalReport};
-pub use run::{Progress, Prompt, Replier, Reply, ReplyError, Run, run};
+pub use run::{Answerer, Progress, Prompt, Replier, Reply, ReplyError, Run, run, run_with};
 pub use score::{Scored, Scores, score};

@@ -4,7 +4,7 @@
 //! {"id": "8701013", "document_id": "8701013", "prompt": "Find every …", "reply": "disease: delirium", "prediction": {"entities": [{"type": "Disease", "text": "delirium", "offsets": [[73, 81]]}]}}
 //! ```
 //!
-//! To be scored, a line needs `id` (or a `document_id` that belongs to one item only) and `reply` or `prediction`. Where both stand there, the
+//! An encoder does not reply: its lines have the text in place of the prompt, and no `reply`. To be scored, a line needs `id` (or a `document_id` that belongs to one item only) and `reply` or `prediction`. Where both stand there, the
 //! reply counts: the prediction was made of it. A `prediction` holds one of
 //!
 //! - `"entities"`: each with `"type"`, `"text"`, and `"offsets"`, a list of half-open spans in code points of the document's passages
@@ -97,7 +97,8 @@ pub(crate) struct Line<'a> {
     pub(crate) id: &'a str,
     pub(crate) document_id: &'a str,
     pub(crate) prompt: &'a str,
-    pub(crate) reply: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) reply: Option<&'a str>,
     pub(crate) prediction: &'a Prediction,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) unparsable: Option<String>,
@@ -176,9 +177,14 @@ pub fn read(path: &Path, items: &[Item]) -> Result<Vec<Option<Given>>, EvalError
     Ok(given)
 }
 
-/// The replies of an interrupted or earlier run that answer the same prompts by the same model, by item. Lines that
-/// cannot be read, such as a last one that was being written, are not reused.
-pub(crate) fn reusable(path: &Path, items: &[Item], model: &str) -> Result<Vec<Option<Given>>, EvalError> {
+/// What an interrupted or earlier run by the same model said of the same inputs, by item; `asked` is what an item's line must say
+/// was asked. Lines that cannot be read, such as a last one that was being written, are not reused.
+pub(crate) fn reusable(
+    path: &Path,
+    items: &[Item],
+    model: &str,
+    asked: &dyn Fn(&Item) -> String,
+) -> Result<Vec<Option<Given>>, EvalError> {
     let mut given: Vec<Option<Given>> = vec![None; items.len()];
     if !path.exists() {
         return Ok(given);
@@ -188,10 +194,15 @@ pub(crate) fn reusable(path: &Path, items: &[Item], model: &str) -> Result<Vec<O
         let Ok((_, text)) = line else { break };
         let Ok(line) = serde_json::from_str::<ReadLine>(&text) else { continue };
         let Ok(at) = finder.find(&line) else { continue };
-        let same = line.model.as_deref() == Some(model) && line.prompt.as_deref() == Some(&items[at].prompt);
-        if let (true, Some(reply)) = (same, line.reply) {
-            given[at] = Some(Given { reply: Some(reply), prediction: None, cut_off: line.cut_off });
+        let item = &items[at];
+        if line.model.as_deref() != Some(model) || line.prompt.as_deref() != Some(&asked(item)) {
+            continue;
         }
+        given[at] = match (line.reply, line.prediction) {
+            (Some(reply), _) => Some(Given { reply: Some(reply), prediction: None, cut_off: line.cut_off }),
+            (None, Some(value)) => from_value(&value, item).ok().map(Given::prediction),
+            (None, None) => None,
+        };
     }
     Ok(given)
 }

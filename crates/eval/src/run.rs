@@ -1,4 +1,4 @@
-//! A run: every prompt is asked, every reply is written, before anything is scored.
+//! A run: every item is answered, every answer is written, before anything is scored.
 
 use std::path::Path;
 use std::time::Instant;
@@ -63,6 +63,50 @@ pub trait Replier {
     }
 }
 
+/// Whatever answers items: with replies to their prompts, or in another way.
+pub trait Answerer {
+    /// What it is given of an item, as predictions files keep it; a run does not ask again for what was answered already.
+    fn asked(&self, item: &Item) -> String;
+
+    /// Answers items, each with a reply or a prediction, in order.
+    ///
+    /// # Errors
+    /// When it cannot go on.
+    fn answer(&mut self, items: &[&Item]) -> Result<Vec<Given>, ReplyError>;
+
+    /// How many items it likes to get at once.
+    fn batch(&self) -> usize;
+}
+
+/// Has prompts replied to.
+struct Asking<'a> {
+    replier: &'a mut dyn Replier,
+    constrained: bool,
+}
+
+impl Answerer for Asking<'_> {
+    fn asked(&self, item: &Item) -> String {
+        item.prompt.clone()
+    }
+
+    fn answer(&mut self, items: &[&Item]) -> Result<Vec<Given>, ReplyError> {
+        let grammar = |item: &&Item| self.constrained.then(|| item.spec.grammar(&item.text)).flatten();
+        let grammars: Vec<Option<String>> = items.iter().map(grammar).collect();
+        let prompts: Vec<Prompt> = items
+            .iter()
+            .zip(&grammars)
+            .map(|(item, grammar)| Prompt { id: &item.id, text: &item.prompt, grammar: grammar.as_deref() })
+            .collect();
+        let given =
+            |reply: Reply| Given { reply: Some(reply.text), prediction: None, cut_off: reply.cut_off };
+        Ok(self.replier.reply(&prompts)?.into_iter().map(given).collect())
+    }
+
+    fn batch(&self) -> usize {
+        self.replier.batch()
+    }
+}
+
 /// How far a run is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
@@ -88,11 +132,10 @@ pub struct Run {
 /// Asks every item and writes the replies to `out`, a predictions file. Where `constrained`, prompts come with the
 /// grammar of their answer, and the model's name says so in the file: such replies are not mixed with others.
 ///
-/// Replies that `out`, or an interrupted run beside it, already holds for the same prompt and `model` are not asked
-/// again. Until all are there the lines stand in `<out>.part`; then the file appears whole, in the order of the items.
+/// Otherwise as [`run_with`].
 ///
 /// # Errors
-/// When the replier gives up or the file cannot be written; what was replied until then is kept for the next run.
+/// As [`run_with`].
 pub fn run(
     items: &[Item],
     model: &str,
@@ -101,47 +144,56 @@ pub fn run(
     out: &Path,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Run, EvalError> {
+    let model = if constrained { format!("{model} constrained") } else { model.to_owned() };
+    run_with(items, &model, &mut Asking { replier, constrained }, out, progress)
+}
+
+/// Has every item answered and writes the answers to `out`, a predictions file.
+///
+/// Answers that `out`, or an interrupted run beside it, already holds of the same input by the same `model` are not asked for
+/// again. Until all are there the lines stand in `<out>.part`; then the file appears whole, in the order of the items.
+///
+/// # Errors
+/// When the answerer gives up or the file cannot be written; what was answered until then is kept for the next run.
+pub fn run_with(
+    items: &[Item],
+    model: &str,
+    answerer: &mut dyn Answerer,
+    out: &Path,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Run, EvalError> {
     let started = Instant::now();
-    let model = &if constrained { format!("{model} constrained") } else { model.to_owned() };
-    let mut given = reusable(out, items, model)?;
-    for (slot, earlier) in given.iter_mut().zip(reusable(&Writer::part_path(out), items, model)?) {
+    let mut given = reusable(out, items, model, &|item| answerer.asked(item))?;
+    let part = reusable(&Writer::part_path(out), items, model, &|item| answerer.asked(item))?;
+    for (slot, earlier) in given.iter_mut().zip(part) {
         if slot.is_none() {
             *slot = earlier;
         }
     }
     let mut writer = Writer::create(out)?;
-    for (item, given) in items.iter().zip(&given) {
-        if let Some(given) = given {
-            write(&mut writer, item, given, model)?;
+    let all = |writer: &mut Writer, given: &[Option<Given>], answerer: &dyn Answerer| {
+        for (item, given) in items.iter().zip(given) {
+            if let Some(given) = given {
+                write(writer, item, &answerer.asked(item), given, model)?;
+            }
         }
-    }
+        Ok::<(), EvalError>(())
+    };
+    all(&mut writer, &given, answerer)?;
     writer.replace_part()?;
     let reused = given.iter().flatten().count();
     let mut at = Progress { done: reused, reused, total: items.len() };
     progress(at);
     let open: Vec<usize> = (0..items.len()).filter(|&at| given[at].is_none()).collect();
-    for batch in open.chunks(replier.batch().max(1)) {
-        let grammars: Vec<Option<String>> = batch
-            .iter()
-            .map(|&at| constrained.then(|| items[at].spec.grammar(&items[at].text)).flatten())
-            .collect();
-        let prompts: Vec<Prompt> = batch
-            .iter()
-            .zip(&grammars)
-            .map(|(&at, grammar)| Prompt {
-                id: &items[at].id,
-                text: &items[at].prompt,
-                grammar: grammar.as_deref(),
-            })
-            .collect();
-        let replies = replier.reply(&prompts)?;
-        if replies.len() != prompts.len() {
-            return Err(EvalError::Replies { asked: prompts.len(), replied: replies.len() });
+    for batch in open.chunks(answerer.batch().max(1)) {
+        let asked: Vec<&Item> = batch.iter().map(|&at| &items[at]).collect();
+        let answers = answerer.answer(&asked)?;
+        if answers.len() != asked.len() {
+            return Err(EvalError::Replies { asked: asked.len(), replied: answers.len() });
         }
-        for (&at, reply) in batch.iter().zip(replies) {
-            let reply = Given { reply: Some(reply.text), prediction: None, cut_off: reply.cut_off };
-            write(&mut writer, &items[at], &reply, model)?;
-            given[at] = Some(reply);
+        for (&at, answer) in batch.iter().zip(answers) {
+            write(&mut writer, &items[at], &answerer.asked(&items[at]), &answer, model)?;
+            given[at] = Some(answer);
         }
         writer.flush()?;
         at.done += batch.len();
@@ -151,24 +203,20 @@ pub fn run(
         // The part holds them in the order of asking.
         writer.flush()?;
         writer = Writer::create(out)?;
-        for (item, given) in items.iter().zip(&given) {
-            if let Some(given) = given {
-                write(&mut writer, item, given, model)?;
-            }
-        }
+        all(&mut writer, &given, answerer)?;
         writer.replace_part()?;
     }
     writer.finish()?;
     Ok(Run { given, reused, seconds: started.elapsed().as_secs_f64() })
 }
 
-fn write(writer: &mut Writer, item: &Item, given: &Given, model: &str) -> Result<(), EvalError> {
+fn write(writer: &mut Writer, item: &Item, asked: &str, given: &Given, model: &str) -> Result<(), EvalError> {
     let (prediction, reason) = score::read(item, given);
     writer.write(&Line {
         id: &item.id,
         document_id: &item.document_id,
-        prompt: &item.prompt,
-        reply: given.reply.as_deref().unwrap_or_default(),
+        prompt: asked,
+        reply: given.reply.as_deref(),
         prediction: &prediction,
         unparsable: reason.map(|reason| reason.to_string()),
         cut_off: given.cut_off,

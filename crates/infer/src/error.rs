@@ -58,6 +58,22 @@ pub enum InferError {
         /// Replies.
         found: usize,
     },
+    /// An encoder whose head is for something else.
+    #[error("the encoder's head is for {found}; expected one for {expected}")]
+    Head {
+        /// What is wanted.
+        expected: &'static str,
+        /// What the encoder has.
+        found: String,
+    },
+    /// An encoder has no label for an entity type.
+    #[error("the encoder has no label for the type `{asked}`; it has {known}")]
+    UnknownType {
+        /// The type.
+        asked: String,
+        /// The types there are.
+        known: String,
+    },
     /// A replier that is no local model could not go on.
     #[error("the replier gave up: {reason}")]
     Replier {

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use sha2::{Digest, Sha256};
-use taiyi_infer::{LoadOptions, ReplyModel};
+use taiyi_infer::{LabelModel, LoadOptions, ReplyModel};
 use taiyi_model::plan::{OptimizerBytes, Plan, PlanOptions, Training, plan};
-use taiyi_model::{Checkpoint, DecoderConfig, Dtype, LoraConfig};
+use taiyi_model::{Checkpoint, DecoderConfig, Dtype, EncoderConfig, LoraConfig};
 use taiyi_train::memory::{available_memory_bytes, human_bytes};
 
 use crate::embedded;
@@ -86,6 +86,44 @@ impl ModelArguments {
             model.decoder().config().parameter_count(),
             self.dtype.name(),
             model.format().name(),
+        ));
+        Ok(model)
+    }
+
+    /// Whether the folder holds an encoder, which labels and does not reply. One that cannot be read does not.
+    pub(crate) fn is_encoder(&self) -> bool {
+        self.model.as_deref().is_some_and(EncoderConfig::is_of)
+    }
+
+    /// Loads the encoder of a folder, and says what it is once `fits` finds it fit for what it is to do.
+    pub(crate) fn load_encoder(
+        &self,
+        folder: &Path,
+        fits: impl FnOnce(&LabelModel) -> Result<(), Failure>,
+    ) -> Result<LabelModel, Failure> {
+        let unused = [
+            ("adapter", self.adapter.as_ref().map(|adapter| adapter.display().to_string())),
+            ("chat-format", self.chat_format.clone()),
+        ];
+        for (name, value) in unused {
+            if let Some(value) = value {
+                return Err(Failure::new(format!(
+                    "--{name} {value}: expected none, {} is an encoder",
+                    folder.display()
+                )));
+            }
+        }
+        let model = LabelModel::load(folder, self.dtype.dtype()).map_err(|error| {
+            Failure::new(format!("{}: {}", folder.display(), Failure::from(error).message))
+        })?;
+        fits(&model)?;
+        let labels = model.types().or_else(|| model.classes()).unwrap_or_default();
+        terminal::note(&format!(
+            "{}: {} weights as {}, labels: {}",
+            folder.display(),
+            model.encoder().parameter_count(),
+            self.dtype.name(),
+            labels.join(", "),
         ));
         Ok(model)
     }
@@ -209,7 +247,7 @@ fn named(folder: &Path) -> Result<String, Failure> {
         .filter(|path| {
             let ending = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
             path.is_file()
-                && matches!(ending, "json" | "safetensors" | "bin" | "tiktoken" | "model" | "jinja")
+                && matches!(ending, "json" | "safetensors" | "bin" | "tiktoken" | "model" | "jinja" | "txt")
         })
         .collect();
     files.sort();

@@ -8,6 +8,7 @@ mod cards;
 mod commands;
 mod embedded;
 mod failure;
+mod labeller;
 mod loading;
 mod replier;
 mod terminal;

@@ -1,6 +1,7 @@
 //! The decoder as a learner: with its workspace, and with what must be beside its weights on disk.
 
 use crate::TrainError;
+use crate::data::Pack;
 use crate::fit::replace;
 use crate::learner::Learner;
 use crate::recipe::{Dtype, Recipe};
@@ -8,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use taiyi_kernels::Precision;
 use taiyi_model::chat::ChatFormat;
-use taiyi_model::{Decoder, DecoderConfig, LoraConfig, Loss, PackedBatch, Parameter, StepOptions, Workspace};
+use taiyi_model::{Decoder, DecoderConfig, LoraConfig, Loss, Parameter, StepOptions, Workspace};
 
 /// A decoder that is being trained, in full or through adapters.
 pub struct DecoderLearner {
@@ -114,16 +115,12 @@ impl Learner for DecoderLearner {
         self.decoder.zero_gradients();
     }
 
-    fn loss_and_gradients(
-        &mut self,
-        batch: &PackedBatch<'_>,
-        options: &StepOptions,
-    ) -> Result<Loss, TrainError> {
-        Ok(self.decoder.loss_and_gradients(batch, options, &mut self.workspace)?)
+    fn loss_and_gradients(&mut self, pack: &Pack, options: &StepOptions) -> Result<Loss, TrainError> {
+        Ok(self.decoder.loss_and_gradients(&pack.batch(), options, &mut self.workspace)?)
     }
 
-    fn loss(&mut self, batch: &PackedBatch<'_>, precision: Precision) -> Result<Loss, TrainError> {
-        Ok(self.decoder.loss(batch, precision, &mut self.workspace)?)
+    fn loss(&mut self, pack: &Pack, precision: Precision) -> Result<Loss, TrainError> {
+        Ok(self.decoder.loss(&pack.batch(), precision, &mut self.workspace)?)
     }
 
     fn save(&mut self, folder: &Path) -> Result<(), TrainError> {
@@ -141,7 +138,7 @@ impl Learner for DecoderLearner {
 }
 
 /// Copies what belongs to the text side of a checkpoint, so that the result can be used alone.
-fn copy_tokenizer(from: &Path, to: &Path) -> Result<(), TrainError> {
+pub(crate) fn copy_tokenizer(from: &Path, to: &Path) -> Result<(), TrainError> {
     let unread = TrainError::file(from, "cannot read");
     for entry in fs::read_dir(from).map_err(unread)?.flatten() {
         let (name, source) = (entry.file_name(), entry.path());

@@ -12,7 +12,7 @@ use crate::metrics::{Held, Log, Record};
 use crate::observer::{Next, Observer, RunPlan, differing_keys};
 use crate::optimizer::{GradientGuard, Optimizer, clip_factor, gradient_norm, not_finite};
 use crate::plan::MemoryPlan;
-use crate::recipe::{Kind, Precision, Recipe};
+use crate::recipe::{Precision, Recipe};
 use crate::schedule::Schedule;
 use crate::shuffle::SplitMix64;
 use crate::validate::{TokenBytes, measure};
@@ -22,7 +22,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::time::Instant;
-use taiyi_model::{Checkpoint, PackedBatch, StepOptions};
+use taiyi_model::{Checkpoint, StepOptions};
 
 /// A held-out source, tokenised.
 #[derive(Debug)]
@@ -219,8 +219,7 @@ impl<L: Learner + ?Sized> Run<'_, L> {
                 dropout_seed: (self.recipe.lora_dropout > 0.0).then(|| self.dropout_seed(number, index)),
                 checkpoint: self.checkpointing,
             };
-            let batch = PackedBatch { ids: &pack.ids, cu_seqlens: &pack.cu_seqlens, labels: &pack.labels };
-            let loss = self.learner.loss_and_gradients(&batch, &options)?;
+            let loss = self.learner.loss_and_gradients(pack, &options)?;
             if !loss.sum.is_finite() {
                 let inside = pack.samples.iter().map(|&number| &samples[number]);
                 return Err(not_a_number(number, "the loss", loss.sum, inside));
@@ -258,8 +257,10 @@ impl<L: Learner + ?Sized> Run<'_, L> {
     }
 
     fn packs(&self, samples: &[Sample]) -> Vec<Pack> {
-        let packed = self.recipe.packing && self.recipe.kind == Kind::Sft;
-        let capacity = packed.then(|| self.recipe.tokens_per_batch.unwrap_or(self.recipe.max_length));
+        let capacity = self
+            .recipe
+            .packs_samples()
+            .then(|| self.recipe.tokens_per_batch.unwrap_or(self.recipe.max_length));
         micro_batches(samples, capacity, self.recipe.per_device_batch)
     }
 

@@ -1,9 +1,10 @@
-//! What the loop needs of a model. The decoder is the one implementation in this crate; an encoder can be another.
+//! What the loop needs of a model.
 
 use crate::TrainError;
+use crate::data::Pack;
 use std::path::Path;
 use taiyi_kernels::Precision;
-use taiyi_model::{Loss, PackedBatch, Parameter, StepOptions};
+use taiyi_model::{Loss, Parameter, StepOptions};
 
 /// A model that can be trained and saved.
 pub trait Learner {
@@ -18,18 +19,14 @@ pub trait Learner {
     /// # Errors
     ///
     /// When the batch holds a token outside the vocabulary or a sequence longer than the model takes.
-    fn loss_and_gradients(
-        &mut self,
-        batch: &PackedBatch<'_>,
-        options: &StepOptions,
-    ) -> Result<Loss, TrainError>;
+    fn loss_and_gradients(&mut self, pack: &Pack, options: &StepOptions) -> Result<Loss, TrainError>;
 
     /// Computes the loss of a batch without dropout and without gradients.
     ///
     /// # Errors
     ///
     /// As [`Learner::loss_and_gradients`].
-    fn loss(&mut self, batch: &PackedBatch<'_>, precision: Precision) -> Result<Loss, TrainError>;
+    fn loss(&mut self, pack: &Pack, precision: Precision) -> Result<Loss, TrainError>;
 
     /// Writes what other programs load (an adapter, or a whole checkpoint) into an existing folder.
     ///

@@ -1,4 +1,5 @@
-//! Trains a decoder: continued pre-training on raw text, and supervised tuning on conversations with (Q)LoRA.
+//! Trains a decoder: continued pre-training on raw text, and supervised tuning on conversations with (Q)LoRA; and an encoder: labels of
+//! tokens or of texts, on documents.
 //!
 //! A [`Recipe`] says everything; [`train`] does it. A run writes, into its `out` folder:
 //!
@@ -18,8 +19,10 @@
 mod checkpoint;
 pub mod data;
 mod decoder;
+mod encoder;
 mod error;
 mod fit;
+mod labelling;
 mod learner;
 pub mod memory;
 mod metrics;
@@ -34,6 +37,7 @@ mod train;
 mod validate;
 
 pub use decoder::DecoderLearner;
+pub use encoder::EncoderLearner;
 pub use error::TrainError;
 pub use fit::{HeldOut, Run, Summary};
 pub use learner::Learner;

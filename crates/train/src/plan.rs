@@ -6,10 +6,11 @@ use crate::decoder::{lora, model_dtype};
 use crate::fit::kernel_precision;
 use crate::memory::{available_memory_bytes, human_bytes};
 use crate::optimizer::optimizer_bytes;
-use crate::recipe::{Checkpointing, Dtype, Kind, Recipe};
+use crate::recipe::{Checkpointing, Dtype, Recipe};
 use serde::{Deserialize, Serialize};
-use taiyi_model::plan::{PlanOptions, Training, plan};
-use taiyi_model::{Checkpoint, DecoderConfig};
+use taiyi_model::encoder::plan::{EncoderPlanOptions, plan as plan_encoder};
+use taiyi_model::plan::{Plan, PlanOptions, Training, plan};
+use taiyi_model::{Checkpoint, DecoderConfig, EncoderConfig};
 
 /// Bytes by purpose.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,6 +46,11 @@ impl MemoryPlan {
         self.weights + self.adapters + self.gradients + self.optimizer + self.activations + self.head + OTHER
     }
 
+    /// What the forward pass is to keep.
+    pub(crate) fn checkpoint(&self) -> Checkpoint {
+        if self.every_block { Checkpoint::EveryBlock } else { Checkpoint::None }
+    }
+
     /// Whether the plan fits in what is available; true where that is unknown.
     pub fn fits(&self) -> bool {
         self.available.is_none_or(|available| self.total() <= available)
@@ -74,14 +80,51 @@ impl std::fmt::Display for MemoryPlan {
     }
 }
 
+/// The model that a plan is for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Planned<'a> {
+    Decoder(&'a DecoderConfig),
+    Encoder(&'a EncoderConfig),
+}
+
+impl Planned<'_> {
+    fn plan(self, recipe: &Recipe, tokens: usize, checkpoint: Checkpoint) -> Result<Plan, TrainError> {
+        match self {
+            Planned::Decoder(config) => {
+                let lora = lora(recipe);
+                let options = PlanOptions {
+                    dtype: model_dtype(recipe.dtype),
+                    precision: kernel_precision(recipe.compute_precision()),
+                    training: if recipe.lora_rank == 0 { Training::Full } else { Training::Lora(&lora) },
+                    optimizer: optimizer_bytes(recipe),
+                    tokens,
+                    longest: recipe.max_length.min(tokens),
+                    // Any of them may be an answer.
+                    labelled: tokens,
+                    checkpoint,
+                    cached_tokens: 0,
+                };
+                Ok(plan(config, &options)?)
+            }
+            // Texts may be as short as a word between its frame.
+            Planned::Encoder(config) => {
+                let sequences = recipe.samples_per_step().min(tokens);
+                let options =
+                    EncoderPlanOptions { optimizer: optimizer_bytes(recipe), tokens, sequences, checkpoint };
+                Ok(plan_encoder(config, &options)?)
+            }
+        }
+    }
+}
+
 /// Works out the plan of a run, chooses the checkpointing where the recipe leaves it open, and refuses what cannot fit.
-pub(crate) fn of(recipe: &Recipe, config: &DecoderConfig, data: &Dataset) -> Result<MemoryPlan, TrainError> {
-    let plan = choose(recipe, config, tokens_at_once(recipe, data.longest()), available_memory_bytes())?;
+pub(crate) fn of(recipe: &Recipe, model: Planned<'_>, data: &Dataset) -> Result<MemoryPlan, TrainError> {
+    let plan = choose(recipe, model, tokens_at_once(recipe, data.longest()), available_memory_bytes())?;
     match plan.available {
         Some(available) if !plan.fits() => Err(TrainError::Memory {
             needed: human_bytes(plan.total()),
             available: human_bytes(available),
-            hint: hint(recipe, config, &plan, available)?,
+            hint: hint(recipe, model, &plan, available)?,
         }),
         _ => Ok(plan),
     }
@@ -89,34 +132,22 @@ pub(crate) fn of(recipe: &Recipe, config: &DecoderConfig, data: &Dataset) -> Res
 
 /// Tokens of the largest micro-batch there can be.
 fn tokens_at_once(recipe: &Recipe, longest: usize) -> usize {
-    match recipe.kind {
-        Kind::Pretrain => recipe.per_device_batch * longest,
-        Kind::Sft if recipe.packing => recipe.tokens_per_batch.unwrap_or(recipe.max_length).max(longest),
-        Kind::Sft => recipe.per_device_batch * longest,
+    if recipe.packs_samples() {
+        recipe.tokens_per_batch.unwrap_or(recipe.max_length).max(longest)
+    } else {
+        recipe.per_device_batch * longest
     }
 }
 
 fn choose(
     recipe: &Recipe,
-    config: &DecoderConfig,
+    model: Planned<'_>,
     tokens: usize,
     available: Option<u64>,
 ) -> Result<MemoryPlan, TrainError> {
-    let lora = lora(recipe);
     let with = |every_block: bool, reason: &str| {
-        let options = PlanOptions {
-            dtype: model_dtype(recipe.dtype),
-            precision: kernel_precision(recipe.compute_precision()),
-            training: if recipe.lora_rank == 0 { Training::Full } else { Training::Lora(&lora) },
-            optimizer: optimizer_bytes(recipe),
-            tokens,
-            longest: recipe.max_length.min(tokens),
-            // Any of them may be an answer.
-            labelled: tokens,
-            checkpoint: if every_block { Checkpoint::EveryBlock } else { Checkpoint::None },
-            cached_tokens: 0,
-        };
-        let plan = plan(config, &options)?;
+        let checkpoint = if every_block { Checkpoint::EveryBlock } else { Checkpoint::None };
+        let plan = model.plan(recipe, tokens, checkpoint)?;
         Ok(MemoryPlan {
             weights: plan.weights as u64,
             adapters: plan.adapters as u64,
@@ -151,13 +182,13 @@ fn choose(
 /// Names changes that would fit, most effective first.
 fn hint(
     recipe: &Recipe,
-    config: &DecoderConfig,
+    model: Planned<'_>,
     plan: &MemoryPlan,
     available: u64,
 ) -> Result<String, TrainError> {
     let mut hints = Vec::new();
     let try_out = |changed: Recipe, tokens: usize| {
-        choose(&changed, config, tokens, Some(available)).is_ok_and(|plan| plan.fits())
+        choose(&changed, model, tokens, Some(available)).is_ok_and(|plan| plan.fits())
     };
     let tokens = plan.tokens as usize;
     if !plan.every_block {
@@ -179,15 +210,11 @@ fn hint(
         fewer /= 2;
     }
     if fewer >= 64 {
-        let key = if recipe.kind == Kind::Sft && recipe.packing {
-            "max_length"
-        } else {
-            "per_device_batch * max_length"
-        };
+        let key = if recipe.packs_samples() { "max_length" } else { "per_device_batch * max_length" };
         hints.push(format!("{fewer} tokens in a micro-batch (`{key}`) would fit"));
     }
     if hints.is_empty() {
-        let least = choose(&changed, config, 64, None)?.total();
+        let least = choose(&changed, model, 64, None)?.total();
         hints.push(format!("nothing in the recipe would: 64 tokens at a time need {}", human_bytes(least)));
     }
     Ok(hints.join("; "))
@@ -218,19 +245,19 @@ mod tests {
 
     #[test]
     fn trainable_numbers_of_the_half_billion_model() {
-        let full = choose(&recipe("f32", 0), &qwen2_half_b(), 64, None).unwrap();
+        let full = choose(&recipe("f32", 0), Planned::Decoder(&qwen2_half_b()), 64, None).unwrap();
         assert_eq!(full.weights / 4, 494_032_768);
         assert_eq!((full.gradients, full.optimizer), (full.weights, 2 * full.weights));
         // Muon keeps one moment of each matrix but the table of tokens, and works in copies of the largest.
         let muon = Recipe { optimizer: crate::recipe::Optimizer::Muon, ..recipe("f32", 0) };
-        let muon = choose(&muon, &qwen2_half_b(), 64, None).unwrap();
+        let muon = choose(&muon, Planned::Decoder(&qwen2_half_b()), 64, None).unwrap();
         let norms = 896 * (2 * 24 + 1) + (896 + 2 * 128) * 24;
         let table = 151_936 * 896;
         let scratch = 4 * (2 * 4864 * 896 + 2 * 896 * 896);
         assert_eq!(muon.optimizer, full.weights + 4 * (table + norms) + scratch);
         assert_eq!(muon.gradients, full.gradients);
         // PEFT's count at r = 64 on all linear layers.
-        let lora = choose(&recipe("nf4", 64), &qwen2_half_b(), 64, None).unwrap();
+        let lora = choose(&recipe("nf4", 64), Planned::Decoder(&qwen2_half_b()), 64, None).unwrap();
         assert_eq!(lora.adapters / 4, 35_192_832);
         assert!(lora.weights < full.weights / 4, "{lora}");
     }
@@ -238,23 +265,25 @@ mod tests {
     #[test]
     fn auto_keeps_everything_where_it_fits_and_recomputes_where_it_does_not() {
         let (recipe, config) = (recipe("nf4", 64), qwen2_half_b());
-        let wide = choose(&recipe, &config, 1024, Some(64 << 30)).unwrap();
+        let config = Planned::Decoder(&config);
+        let wide = choose(&recipe, config, 1024, Some(64 << 30)).unwrap();
         assert!(!wide.every_block && wide.fits());
-        let narrow = choose(&recipe, &config, 1024, Some(3 << 30)).unwrap();
+        let narrow = choose(&recipe, config, 1024, Some(3 << 30)).unwrap();
         assert!(narrow.every_block && narrow.fits(), "{narrow}");
         assert!(narrow.activations < wide.activations / 4);
-        assert!(!choose(&recipe, &config, 1 << 20, Some(3 << 30)).unwrap().fits());
+        assert!(!choose(&recipe, config, 1 << 20, Some(3 << 30)).unwrap().fits());
         let said = Recipe { checkpointing: Checkpointing::None, ..recipe };
-        assert!(!choose(&said, &config, 1024, Some(3 << 30)).unwrap().every_block);
+        assert!(!choose(&said, config, 1024, Some(3 << 30)).unwrap().every_block);
     }
 
     #[test]
     fn what_cannot_fit_says_what_would() {
         let config = qwen2_half_b();
+        let config = Planned::Decoder(&config);
         let advice = |recipe: &Recipe, tokens, available| {
-            let plan = choose(recipe, &config, tokens, Some(available)).unwrap();
+            let plan = choose(recipe, config, tokens, Some(available)).unwrap();
             assert!(!plan.fits(), "{plan}");
-            hint(recipe, &config, &plan, available).unwrap()
+            hint(recipe, config, &plan, available).unwrap()
         };
         let f32_base = Recipe { checkpointing: Checkpointing::None, ..recipe("f32", 64) };
         let found = advice(&f32_base, 4096, 4 << 30);

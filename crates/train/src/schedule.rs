@@ -10,6 +10,8 @@ pub enum Shape {
     ConstantWithWarmup,
     /// Linear from 0, then half a cosine down to the final ratio.
     Cosine,
+    /// Linear from 0, then linear down to the final ratio: how BERT is fine-tuned (`linear` of transformers).
+    Linear,
     /// Linear from 0, constant, then linear down to the final ratio over the last `decay_ratio` of the run.
     WarmupStableDecay,
 }
@@ -40,13 +42,14 @@ impl Schedule {
             return self.peak * step as f64 / self.warmup_steps as f64;
         }
         let fall = |progress: f64| self.final_ratio + (1.0 - self.final_ratio) * progress;
+        let progress = || {
+            let length = self.total_steps.saturating_sub(self.warmup_steps).max(1);
+            ((step - self.warmup_steps) as f64 / length as f64).min(1.0)
+        };
         match self.shape {
             Shape::ConstantWithWarmup => self.peak,
-            Shape::Cosine => {
-                let length = self.total_steps.saturating_sub(self.warmup_steps).max(1);
-                let progress = ((step - self.warmup_steps) as f64 / length as f64).min(1.0);
-                self.peak * fall(0.5 * (1.0 + (std::f64::consts::PI * progress).cos()))
-            }
+            Shape::Cosine => self.peak * fall(0.5 * (1.0 + (std::f64::consts::PI * progress()).cos())),
+            Shape::Linear => self.peak * fall(1.0 - progress()),
             Shape::WarmupStableDecay => {
                 let length = (self.total_steps as f64 * self.decay_ratio).round().max(1.0);
                 let left = self.total_steps.saturating_sub(step) as f64;
@@ -84,6 +87,16 @@ mod tests {
         // 16 steps of fall: the middle is step 12, (1 + 0.1) / 2 of the peak.
         let expected = [(3, 1.5e-4), (4, 2e-4), (12, 1.1e-4), (20, 0.2e-4), (25, 0.2e-4)];
         assert_rates(schedule(Shape::Cosine), &expected);
+    }
+
+    #[test]
+    fn linear_falls_to_the_final_ratio_and_to_nothing_as_in_transformers() {
+        // 16 steps of fall, each of 0.9 / 16 of the peak.
+        let expected = [(3, 1.5e-4), (4, 2e-4), (8, 1.55e-4), (12, 1.1e-4), (20, 0.2e-4), (25, 0.2e-4)];
+        assert_rates(schedule(Shape::Linear), &expected);
+        // get_linear_schedule_with_warmup(optimizer, 4, 20): (20 - step) / 16.
+        let to_nothing = Schedule { final_ratio: 0.0, ..schedule(Shape::Linear) };
+        assert_rates(to_nothing, &[(2, 1e-4), (4, 2e-4), (19, 2e-4 / 16.0), (20, 0.0)]);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use crate::data::{Dataset, IGNORED};
 use crate::learner::Learner;
 use serde::{Deserialize, Serialize};
 use taiyi_kernels::Precision;
-use taiyi_model::{Loss, PackedBatch};
+use taiyi_model::Loss;
 
 /// Bytes of text that each token stands for; index is the id. Marks such as the end of text stand for none.
 ///
@@ -39,7 +39,7 @@ pub struct BitsPerByte {
 }
 
 /// The loss of a batch under some model, without dropout.
-pub type LossOf<'a> = dyn FnMut(&PackedBatch<'_>) -> Result<Loss, TrainError> + 'a;
+pub type LossOf<'a> = dyn FnMut(&Pack) -> Result<Loss, TrainError> + 'a;
 
 /// Sum of token losses over held-out samples.
 #[derive(Debug, Clone, Copy, Default)]
@@ -66,8 +66,7 @@ impl Measured {
         pack: &Pack,
         bytes: Option<&TokenBytes>,
     ) -> Result<(), TrainError> {
-        let batch = PackedBatch { ids: &pack.ids, cu_seqlens: &pack.cu_seqlens, labels: &pack.labels };
-        let loss = loss(&batch)?;
+        let loss = loss(pack)?;
         self.sum += loss.sum;
         self.labelled += loss.labelled as u64;
         if let Some(bytes) = bytes {
@@ -88,7 +87,7 @@ pub(crate) fn measure<L: Learner + ?Sized>(
 ) -> Result<Measured, TrainError> {
     // Samples are packed a few at a time: the sum does not depend on it, and nothing large is held.
     const WINDOW: usize = 64;
-    let mut loss = |batch: &PackedBatch<'_>| learner.loss(batch, precision);
+    let mut loss = |pack: &Pack| learner.loss(pack, precision);
     let mut measured = Measured::default();
     let mut window = Vec::with_capacity(WINDOW);
     for sample in data.in_file_order().take(limit.unwrap_or(usize::MAX)) {

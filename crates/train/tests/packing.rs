@@ -12,7 +12,7 @@ fn sample(number: usize, length: usize, second_start: usize) -> Sample {
     if second_start > 0 && second_start < length {
         starts.push(second_start as u32);
     }
-    Sample { ids, labels: labels.collect(), starts, origin: number.to_string() }
+    Sample { ids, labels: labels.collect(), starts, origin: number.to_string(), ..Sample::default() }
 }
 
 proptest! {

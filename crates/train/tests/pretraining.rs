@@ -77,7 +77,7 @@ fn records(folder: &Path) -> Vec<Record> {
 
 struct KillAfter(u64);
 
-impl Observer for KillAfter {
+impl<L: ?Sized> Observer<L> for KillAfter {
     fn step(&mut self, record: &Record, _: u64, _: bool) -> Next {
         if record.step == self.0 { Next::Abandon } else { Next::Continue }
     }
@@ -87,7 +87,7 @@ impl Observer for KillAfter {
 fn three_sentences_are_learned_by_heart_and_written_as_a_checkpoint() {
     #[derive(Default)]
     struct Watch(Option<String>, Vec<Held>);
-    impl Observer for Watch {
+    impl<L: ?Sized> Observer<L> for Watch {
         fn starting(&mut self, plan: &RunPlan<'_>) {
             self.0 = Some(plan.memory.unwrap().to_string());
         }

@@ -14,13 +14,13 @@ fn files() -> Vec<PathBuf> {
     let mut files: Vec<PathBuf> = fs::read_dir(recipes())
         .unwrap()
         .flat_map(|system| {
-            ["stage1.toml", "stage2.toml", "pretrain.toml"]
+            ["stage1.toml", "stage2.toml", "pretrain.toml", "ner.toml", "classification.toml"]
                 .map(|name| system.as_ref().unwrap().path().join(name))
         })
         .filter(|path| path.exists())
         .collect();
     files.sort();
-    assert!(files.len() >= 5, "{files:?}");
+    assert!(files.len() >= 7, "{files:?}");
     files
 }
 
@@ -38,6 +38,17 @@ fn every_recipe_opens_with_its_command_and_explains_every_value() {
             let remark = line.split_once(" # ").map_or("", |(_, remark)| remark);
             assert!(remark.len() >= 10, "{name}: no remark beside `{line}`");
         }
+    }
+}
+
+#[test]
+fn encoders_are_tuned_in_full_as_is_usual() {
+    for (name, kind) in [("ner", Kind::TokenClassification), ("classification", Kind::SequenceClassification)]
+    {
+        let recipe = Recipe::load(&recipes().join(format!("encoders/{name}.toml"))).unwrap();
+        assert_eq!((recipe.kind, recipe.lora_rank, recipe.schedule), (kind, 0, Shape::Linear));
+        assert_eq!((recipe.warmup_ratio, recipe.weight_decay, recipe.max_length), (Some(0.1), 0.01, 512));
+        assert_eq!(recipe.multi_label, name == "classification");
     }
 }
 

@@ -89,7 +89,7 @@ fn overrides(out: PathBuf, resume: bool) -> Overrides {
 
 struct KillAfter(u64);
 
-impl Observer for KillAfter {
+impl<L: ?Sized> Observer<L> for KillAfter {
     fn step(&mut self, record: &Record, _: u64, _: bool) -> Next {
         if record.step == self.0 { Next::Abandon } else { Next::Continue }
     }
@@ -222,7 +222,7 @@ fn a_projection_that_leads_nowhere_is_named() {
 fn cut_and_empty_samples_are_counted_and_validation_runs() {
     #[derive(Default)]
     struct Watch(Vec<SourceReport>, Vec<Held>);
-    impl Observer for Watch {
+    impl<L: ?Sized> Observer<L> for Watch {
         fn starting(&mut self, plan: &RunPlan<'_>) {
             self.0 = plan.data.to_vec();
         }

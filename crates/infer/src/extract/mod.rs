@@ -1,8 +1,10 @@
-//! Extraction: documents become questions, replies become entities and relations with offsets into the input.
+//! Extraction: documents become questions, replies become entities and relations with offsets into the input; or an encoder labels
+//! the text ([`LabelExtractor`]).
 //!
 //! Nothing is dropped silently: every reply that cannot be read, every string that does not stand in the text and every
 //! relation whose arguments are no entities is in the document's [`ExtractReport`].
 
+mod labelled;
 mod names;
 mod place;
 mod questions;
@@ -14,6 +16,7 @@ use taiyi_corpus::schema::{Document, Language};
 use taiyi_instruct::answers::Reason;
 use taiyi_instruct::{LabelNames, Templates, Triple, Unit};
 
+pub use labelled::LabelExtractor;
 pub use names::{NameKind, all_named, named};
 pub(crate) use questions::whole_text;
 pub use replier::{ModelReplier, Replier, TextPrompt};
@@ -82,7 +85,7 @@ pub struct Extracted {
 pub struct ExtractReport {
     /// The document's id.
     pub id: String,
-    /// Questions asked.
+    /// Questions asked; of an encoder, windows read.
     pub questions: usize,
     /// Replies that could not be read.
     pub unparsable: Vec<UnparsableReply>,
@@ -154,36 +157,9 @@ impl<'a> Extractor<'a> {
         &self,
         documents: &mut dyn Iterator<Item = Result<Document, InferError>>,
         replier: &mut dyn Replier,
-        sink: &mut dyn FnMut(Result<Extracted, InferError>) -> Result<(), InferError>,
+        sink: &mut Sink<'_>,
     ) -> Result<(), InferError> {
-        let mut plans = Vec::new();
-        let mut questions = 0;
-        for document in documents {
-            match document {
-                Ok(document) => {
-                    let plan = Plan::of(&document, self.options, self.templates, replier)?;
-                    questions += plan.prompts.len();
-                    plans.push(plan);
-                }
-                Err(error) => {
-                    for done in self.answer(std::mem::take(&mut plans), replier)? {
-                        sink(Ok(done))?;
-                    }
-                    questions = 0;
-                    sink(Err(error))?;
-                }
-            }
-            if questions >= QUESTIONS_AT_ONCE {
-                questions = 0;
-                for done in self.answer(std::mem::take(&mut plans), replier)? {
-                    sink(Ok(done))?;
-                }
-            }
-        }
-        for done in self.answer(plans, replier)? {
-            sink(Ok(done))?;
-        }
-        Ok(())
+        each(&mut Asking { extractor: self, replier }, documents, sink)
     }
 
     fn answer(&self, plans: Vec<Plan>, replier: &mut dyn Replier) -> Result<Vec<Extracted>, InferError> {
@@ -205,6 +181,74 @@ impl<'a> Extractor<'a> {
         };
         Ok(plans.into_iter().map(place).collect())
     }
+}
+
+/// Where extracted documents go, in the order of the input, with those that could not be read.
+pub type Sink<'a> = dyn FnMut(Result<Extracted, InferError>) -> Result<(), InferError> + 'a;
+
+/// What finds something in documents: each is looked at alone, and some are worked on together.
+trait Extraction {
+    type Plan;
+
+    /// What is to be done about a document, and how much that is, in questions.
+    fn plan(&self, document: &Document) -> Result<(Self::Plan, usize), InferError>;
+
+    /// Does it, for each plan.
+    fn answer(&mut self, plans: Vec<Self::Plan>) -> Result<Vec<Extracted>, InferError>;
+}
+
+/// An extractor with whoever answers it.
+struct Asking<'a, 'o> {
+    extractor: &'a Extractor<'o>,
+    replier: &'a mut dyn Replier,
+}
+
+impl Extraction for Asking<'_, '_> {
+    type Plan = Plan;
+
+    fn plan(&self, document: &Document) -> Result<(Plan, usize), InferError> {
+        let plan = Plan::of(document, self.extractor.options, self.extractor.templates, self.replier)?;
+        let questions = plan.prompts.len();
+        Ok((plan, questions))
+    }
+
+    fn answer(&mut self, plans: Vec<Plan>) -> Result<Vec<Extracted>, InferError> {
+        self.extractor.answer(plans, self.replier)
+    }
+}
+
+/// Works through documents as they come, a batch at a time.
+fn each<E: Extraction>(
+    extraction: &mut E,
+    documents: &mut dyn Iterator<Item = Result<Document, InferError>>,
+    sink: &mut Sink<'_>,
+) -> Result<(), InferError> {
+    let mut plans = Vec::new();
+    let mut questions = 0;
+    for document in documents {
+        let failed = match document {
+            Ok(document) => {
+                let (plan, more) = extraction.plan(&document)?;
+                questions += more;
+                plans.push(plan);
+                None
+            }
+            Err(error) => Some(error),
+        };
+        if failed.is_some() || questions >= QUESTIONS_AT_ONCE {
+            questions = 0;
+            for done in extraction.answer(std::mem::take(&mut plans))? {
+                sink(Ok(done))?;
+            }
+        }
+        if let Some(error) = failed {
+            sink(Err(error))?;
+        }
+    }
+    for done in extraction.answer(plans)? {
+        sink(Ok(done))?;
+    }
+    Ok(())
 }
 
 impl ExtractReport {

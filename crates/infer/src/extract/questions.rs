@@ -47,7 +47,7 @@ impl Plan {
             report: ExtractReport { id: document.id.clone(), ..ExtractReport::default() },
         };
         let Some(ie) = text_of(&document.content) else {
-            plan.report.skipped = Some("the record holds no single text to extract from".to_owned());
+            plan.report.skipped = Some(NO_TEXT.to_owned());
             return Ok(plan);
         };
         for (names, unit, format) in [
@@ -105,8 +105,11 @@ impl Plan {
     }
 }
 
+/// Why a document is passed on as it was.
+pub(super) const NO_TEXT: &str = "the record holds no single text to extract from";
+
 /// The passages of a document that holds one text.
-fn text_of(content: &Content) -> Option<Ie> {
+pub(super) fn text_of(content: &Content) -> Option<Ie> {
     let text = match content {
         Content::Ie(ie) => return Some(Ie { passages: ie.passages.clone(), ..Ie::default() }),
         Content::Tc(tc) => &tc.text,

@@ -6,5 +6,6 @@ mod constraints;
 mod extraction;
 mod generation;
 mod inputs;
+mod labels;
 mod replies;
 mod tiny;

@@ -139,7 +139,7 @@ impl Encoder {
 }
 
 /// Replaces logits (rows, n) by `scale *` the gradient of the sum of the losses.
-fn loss_gradient(labels: &Labels<'_>, n: usize, scale: f32, logits: &mut [f32]) -> Loss {
+pub(super) fn loss_gradient(labels: &Labels<'_>, n: usize, scale: f32, logits: &mut [f32]) -> Loss {
     match labels {
         Labels::Tokens(labels) | Labels::Classes(labels) => Loss {
             sum: kernels::cross_entropy_gradient(n, labels, scale, logits),

@@ -28,7 +28,9 @@ use crate::{
 mod batch;
 pub mod config;
 mod head;
+mod length;
 mod pass;
+pub mod plan;
 
 pub use batch::{EncoderBatch, Labels};
 pub use config::{EncoderConfig, EncoderTask};

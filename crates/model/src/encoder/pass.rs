@@ -2,7 +2,7 @@
 
 use taiyi_kernels::Precision;
 
-use super::{Encoder, EncoderBatch, Labels, config::PositionRule};
+use super::{Encoder, EncoderBatch, Labels, config::PositionRule, head::loss_gradient};
 use crate::{
     batch::{Checkpoint, Loss, StepOptions},
     error::Error,
@@ -136,6 +136,22 @@ impl Encoder {
             self.embedding.backward(&shape, rows, gradient, embedding);
         }
         Ok(loss)
+    }
+
+    /// Runs one forward pass at the encoder's own precision and adds up the losses of [`Encoder::loss_and_gradients`].
+    ///
+    /// # Errors
+    /// As [`Encoder::loss_and_gradients`].
+    pub fn loss(
+        &self,
+        batch: &EncoderBatch<'_>,
+        labels: &Labels<'_>,
+        workspace: &mut Workspace,
+    ) -> Result<Loss, Error> {
+        batch.check(&self.config)?;
+        labels.check(&self.config, batch)?;
+        let logits = self.forward(batch, workspace)?.len();
+        Ok(loss_gradient(labels, self.config.outputs(), 0.0, &mut workspace.head.logits[..logits]))
     }
 
     /// Sets the precision of products in [`Encoder::forward`].

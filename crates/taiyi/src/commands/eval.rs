@@ -9,9 +9,10 @@ use std::time::Instant;
 use clap::{Args, Subcommand};
 use taiyi_corpus::Catalog;
 use taiyi_eval::{Benchmark, BenchmarkReport, EvalReport, Item, Replier, Run};
-use taiyi_infer::ReplyModel;
+use taiyi_infer::{LabelModel, ReplyModel};
 
 use crate::failure::{CommandResult, Failure, Outcome};
+use crate::labeller::Labeller;
 use crate::loading::ModelArguments;
 use crate::replier::LocalReplier;
 use crate::terminal::{self, Progress};
@@ -145,14 +146,15 @@ fn list(json: bool) -> CommandResult {
 }
 
 /// Who answers.
-enum Answerer {
+enum Answers {
     Model(Box<ReplyModel>),
+    Encoder(Box<LabelModel>),
     Endpoint(Endpoint),
 }
 
 fn ask(arguments: &RunArguments) -> CommandResult {
     let started = Instant::now();
-    let (benchmarks, absent) = chosen(&arguments.benchmark, &arguments.source)?;
+    let (benchmarks, mut absent) = chosen(&arguments.benchmark, &arguments.source)?;
     let catalog = Catalog::embedded();
     // Whatever is wrong with a test set is said before a model is loaded.
     let sets = benchmarks
@@ -166,19 +168,41 @@ fn ask(arguments: &RunArguments) -> CommandResult {
             let endpoint =
                 Endpoint::connect(url, arguments.endpoint_model.as_deref(), arguments.max_new_tokens)?;
             let name = endpoint.model().to_owned();
-            (Answerer::Endpoint(endpoint), format!("{name} at {url}"), format!("{name} at {url}"))
+            let shown = format!("{name} at {url}");
+            let label = format!("{shown} greedy {}", arguments.max_new_tokens);
+            (Answers::Endpoint(endpoint), shown, label)
         }
         None => {
             let folder = arguments.model.folder()?;
             let label = arguments.model.label(&folder)?;
-            let model = arguments.model.load(&folder)?;
-            let constrained = if arguments.constrain { " (constrained decoding)" } else { "" };
-            (Answerer::Model(Box::new(model)), format!("{}{constrained}", folder.display()), label)
+            let greedy = format!("{label} greedy {}", arguments.max_new_tokens);
+            if arguments.model.is_encoder() {
+                // Of all benchmarks those are taken that it can answer; one that was named must be.
+                let fits = |model: &LabelModel| {
+                    let named = benchmarks.iter().zip(&sets).filter(|_| arguments.benchmark != ["all"]);
+                    let mut reasons = named.filter_map(|(benchmark, set)| {
+                        Some(format!("{}: {}", benchmark.id, Labeller::unfit(model, set)?))
+                    });
+                    reasons.next().map_or(Ok(()), |reason| Err(Failure::new(reason)))
+                };
+                let model = arguments.model.load_encoder(&folder, fits)?;
+                (Answers::Encoder(Box::new(model)), folder.display().to_string(), label)
+            } else {
+                let model = arguments.model.load(&folder)?;
+                let constrained = if arguments.constrain { " (constrained decoding)" } else { "" };
+                (Answers::Model(Box::new(model)), format!("{}{constrained}", folder.display()), greedy)
+            }
         }
     };
-    let label = format!("{label} greedy {}", arguments.max_new_tokens);
     let mut reports = Vec::new();
     for (benchmark, set) in benchmarks.iter().zip(&sets) {
+        if let Answers::Encoder(model) = &answerer
+            && let Some(reason) = Labeller::unfit(model, set)
+        {
+            terminal::note(&format!("{}: left out: {reason}", benchmark.id));
+            absent = true;
+            continue;
+        }
         let out = arguments.out.join(format!("predictions-{}.jsonl", benchmark.id));
         let progress = Progress::new(&benchmark.id, set.items.len() as u64, "replies");
         let run = replies(&mut answerer, arguments, &set.items, &label, &out, &progress)?;
@@ -196,6 +220,9 @@ fn ask(arguments: &RunArguments) -> CommandResult {
             run.seconds
         ));
         reports.push(report);
+    }
+    if reports.is_empty() {
+        return Err(Failure::new(format!("{shown}: expected a benchmark that it can answer, found none")));
     }
     let adapter = arguments.model.adapter.as_ref().map(|adapter| adapter.display().to_string());
     let report = EvalReport::new(&shown, adapter.as_deref(), SEED, started.elapsed().as_secs_f64(), reports);
@@ -231,7 +258,7 @@ fn chosen(ids: &[String], source: &Path) -> Result<(Vec<Benchmark>, bool), Failu
 }
 
 fn replies(
-    answerer: &mut Answerer,
+    answerer: &mut Answers,
     arguments: &RunArguments,
     items: &[Item],
     label: &str,
@@ -249,13 +276,18 @@ fn replies(
     let mut local;
     let mut remote;
     let replier: &mut dyn Replier = match answerer {
-        Answerer::Model(model) => {
+        Answers::Encoder(model) => {
+            return Ok(taiyi_eval::run_with(items, label, &mut Labeller::new(model), out, &mut |at| {
+                progress.set(at.done as u64, "");
+            })?);
+        }
+        Answers::Model(model) => {
             local = LocalReplier::new(model, arguments.max_new_tokens)
                 .with_batch(batch)
                 .watched(|at| watch(at.done, at.tokens));
             &mut local
         }
-        Answerer::Endpoint(endpoint) => {
+        Answers::Endpoint(endpoint) => {
             remote = endpoint.replier(batch, &answered);
             &mut remote
         }

@@ -12,7 +12,10 @@ use serde::Serialize;
 use taiyi_corpus::schema::{Content, Language};
 use taiyi_corpus::writers::Losses;
 use taiyi_infer::extract::{NameKind, all_named};
-use taiyi_infer::{ExtractOptions, ExtractReport, Extractor, ModelReplier, ReplyOptions, input};
+use taiyi_infer::{
+    ExtractOptions, ExtractReport, Extracted, Extractor, InferError, LabelExtractor, ModelReplier,
+    ReplyOptions, input,
+};
 use taiyi_instruct::{LabelNames, Templates, Unit};
 
 use crate::failure::{CommandResult, Failure, Outcome};
@@ -29,8 +32,8 @@ pub(crate) struct Arguments {
     #[command(flatten)]
     model: ModelArguments,
     /// Entity types, separated by commas: `disease,gene`, `disease:疾病` to give the Chinese name, or
-    /// `Disease=disease/疾病` for what the output says and both names.
-    #[arg(long, value_name = "NAMES", required_unless_present = "relations")]
+    /// `Disease=disease/疾病` for what the output says and both names. An encoder finds all types it has labels for, or those named.
+    #[arg(long, value_name = "NAMES")]
     types: Option<String>,
     /// Relations, written as the types are. Without `--types`, their arguments become entities.
     #[arg(long, value_name = "NAMES")]
@@ -158,7 +161,13 @@ pub(crate) fn run(arguments: Arguments) -> CommandResult {
         wording: arguments.wording,
         constrained: !arguments.unconstrained,
     };
-    if options.entities.names().is_empty() && options.relations.names().is_empty() {
+    let labels = arguments.model.is_encoder();
+    if labels && !options.relations.is_empty() {
+        return Err(Failure::new(
+            "--relations: expected none, the model is an encoder, which finds entities",
+        ));
+    }
+    if !labels && options.entities.is_empty() && options.relations.is_empty() {
         return Err(Failure::new("expected a name in --types or --relations, found none"));
     }
     let found = input::find(&arguments.paths)?;
@@ -173,41 +182,45 @@ pub(crate) fn run(arguments: Arguments) -> CommandResult {
     let mut output = Output::create(arguments.to, arguments.out.as_deref())?;
     let mut report = arguments.report.as_deref().map(Lines::create).transpose()?;
     let folder = arguments.model.folder()?;
-    let mut model = arguments.model.load(&folder)?;
-
     let progress = Progress::new("extracting", 0, "documents");
     let done = Cell::new(0);
-    let replies = ReplyOptions {
-        max_new_tokens: arguments.max_new_tokens,
-        batch: usize::from(arguments.batch),
-        ..ReplyOptions::default()
-    };
-    let mut replier = ModelReplier::new(&mut model, replies)
-        .with_system(arguments.system)
-        .with_progress(|at| progress.set(done.get(), &format!("{} of {} replies", at.done, at.total)));
-    Extractor::new(&options, Templates::embedded()).extract_each(
-        &mut input::read(found.files),
-        &mut replier,
-        &mut |extracted| {
-            match extracted {
-                Ok(extracted) => {
-                    summary.count(&extracted.document.content, &extracted.report);
-                    output.write(&extracted.document)?;
-                    if let Some(report) = &mut report {
-                        report.write(&extracted.report)?;
-                    }
-                    done.set(done.get() + 1);
-                    progress.set(done.get(), "");
+    let mut documents = input::read(found.files);
+    let mut sink = |extracted: Result<Extracted, InferError>| {
+        match extracted {
+            Ok(extracted) => {
+                summary.count(&extracted.document.content, &extracted.report);
+                output.write(&extracted.document)?;
+                if let Some(report) = &mut report {
+                    report.write(&extracted.report)?;
                 }
-                Err(error) => {
-                    summary.unreadable += 1;
-                    progress.note(&Failure::from(error).message);
-                }
+                done.set(done.get() + 1);
+                progress.set(done.get(), "");
             }
-            Ok(())
-        },
-    )?;
-    drop(replier);
+            Err(error) => {
+                summary.unreadable += 1;
+                progress.note(&Failure::from(error).message);
+            }
+        }
+        Ok(())
+    };
+    if labels {
+        let mut model = arguments
+            .model
+            .load_encoder(&folder, |model| Ok(LabelExtractor::check(model, &options.entities)?))?;
+        LabelExtractor::new(&mut model, &options.entities)?.extract_each(&mut documents, &mut sink)?;
+    } else {
+        let mut model = arguments.model.load(&folder)?;
+        let replies = ReplyOptions {
+            max_new_tokens: arguments.max_new_tokens,
+            batch: usize::from(arguments.batch),
+            ..ReplyOptions::default()
+        };
+        let mut replier = ModelReplier::new(&mut model, replies)
+            .with_system(arguments.system)
+            .with_progress(|at| progress.set(done.get(), &format!("{} of {} replies", at.done, at.total)));
+        let extractor = Extractor::new(&options, Templates::embedded());
+        extractor.extract_each(&mut documents, &mut replier, &mut sink)?;
+    }
     progress.finish();
     summary.losses = output.finish()?;
     report.map(Lines::finish).transpose()?;

@@ -1,8 +1,9 @@
-//! `taiyi train`: continued pre-training and supervised tuning, as a recipe says.
+//! `taiyi train`: continued pre-training, supervised tuning, and tuning of encoders, as a recipe says.
 
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use taiyi_instruct::MentionCounts;
 use taiyi_train::memory::human_bytes;
 use taiyi_train::{Held, Next, Observer, Overrides, Recipe, Record, RunPlan, Summary};
 
@@ -108,23 +109,42 @@ impl Watcher {
     }
 }
 
-impl Observer for Watcher {
+impl<L: ?Sized> Observer<L> for Watcher {
     fn starting(&mut self, plan: &RunPlan<'_>) {
         if self.lines {
             terminal::note(&format!("# the resolved recipe\n{}", plan.recipe.to_toml()));
         }
         for source in plan.data {
+            let remarks = [
+                (source.truncated, "cut at the longest length"),
+                (source.unlabelled, "left out: nothing to learn"),
+                (source.later_stage, "left for a later stage"),
+            ];
             terminal::note(&format!(
-                "{}: {} samples, {} tokens ({} learned), {} times an epoch{}{}{}",
+                "{}: {} samples, {} tokens ({} learned), {} times an epoch{}",
                 source.name,
                 source.samples,
                 source.tokens,
                 source.labelled_tokens,
                 source.repeats,
-                count(source.truncated, "cut at the longest length"),
-                count(source.unlabelled, "left out: nothing to learn"),
-                count(source.later_stage, "left for a later stage"),
+                counts(&remarks),
             ));
+            let mentions = source.mentions;
+            let remarks = [
+                (mentions.overlapping, "left out: inside or across a longer one"),
+                (mentions.discontinuous, "left out: in several pieces"),
+                (mentions.unplaced, "left out: without a place in the text"),
+                (mentions.widened, "begin or end inside a token"),
+                (mentions.cut, "cut between windows"),
+            ];
+            if mentions != MentionCounts::default() {
+                terminal::note(&format!(
+                    "{}: {} entities labelled{}",
+                    source.name,
+                    mentions.kept,
+                    counts(&remarks)
+                ));
+            }
         }
         if let Some(memory) = plan.memory {
             terminal::note(&memory.to_string());
@@ -169,6 +189,8 @@ impl Observer for Watcher {
     }
 }
 
-fn count(samples: u64, what: &str) -> String {
-    if samples == 0 { String::new() } else { format!(", {samples} {what}") }
+/// What there is any of, behind commas.
+fn counts(remarks: &[(u64, &str)]) -> String {
+    let some = remarks.iter().filter(|(count, _)| *count > 0);
+    some.map(|(count, what)| format!(", {count} {what}")).collect()
 }

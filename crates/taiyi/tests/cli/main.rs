@@ -5,6 +5,7 @@
 mod broken;
 mod chat;
 mod disk;
+mod encoder;
 mod eval;
 mod extract;
 mod help;

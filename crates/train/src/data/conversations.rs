@@ -1,11 +1,10 @@
 //! Conversations for supervised tuning: rendered, cut at `max_length`, with the learned tokens marked.
 
-use super::files::Lines;
+use super::files::each_line;
 use super::store::StoreWriter;
-use super::{Dataset, Item, SourceReport, store};
+use super::{Dataset, Item, Layout, SourceReport, store};
 use crate::TrainError;
 use crate::recipe::Source;
-use rayon::prelude::*;
 use std::path::Path;
 use taiyi_instruct::Conversation;
 
@@ -20,9 +19,6 @@ pub struct RenderedSample {
 
 /// Renders a conversation to samples; nothing for one that is left out.
 pub type Render<'a> = dyn Fn(&Conversation) -> Result<Option<Vec<RenderedSample>>, String> + Sync + 'a;
-
-/// Lines rendered at a time, by all threads together.
-const CHUNK: usize = 1024;
 
 impl Dataset {
     /// Renders every conversation into a store at `store_path` (removed with the value).
@@ -49,47 +45,18 @@ impl Dataset {
             let mut report = SourceReport {
                 name: source.label(),
                 path: source.path.clone(),
-                records: 0,
-                samples: 0,
-                tokens: 0,
-                labelled_tokens: 0,
-                truncated: 0,
-                unlabelled: 0,
-                later_stage: 0,
                 repeats: 1.0,
+                ..SourceReport::default()
             };
-            let mut lines = Lines::open(&source.path)?;
-            loop {
-                let mut chunk = Vec::new();
-                while chunk.len() < CHUNK
-                    && let Some((line, text)) = lines.next()?
-                {
-                    if !text.trim().is_empty() {
-                        chunk.push((line, text.to_owned()));
-                    }
-                }
-                if chunk.is_empty() {
-                    break;
-                }
-                let rendered: Vec<Result<Option<Vec<RenderedSample>>, TrainError>> = chunk
-                    .par_iter()
-                    .map(|(line, text)| {
-                        let refuse =
-                            |message| TrainError::Data { path: source.path.clone(), line: *line, message };
-                        let conversation = serde_json::from_str(text)
-                            .map_err(|error| refuse(format!("expected a conversation: {error}")))?;
-                        render(&conversation).map_err(refuse)
-                    })
-                    .collect();
-                let mut samples = Vec::new();
-                for ((line, _), rendered) in chunk.iter().zip(rendered) {
-                    report.records += 1;
-                    match rendered? {
-                        Some(rendered) => samples.extend(rendered.into_iter().map(|sample| (*line, sample))),
-                        None => report.later_stage += 1,
-                    }
-                }
-                for (line, RenderedSample { ids, learned }) in samples {
+            let read = |text: &str| {
+                let conversation = serde_json::from_str(text)
+                    .map_err(|error| format!("expected a conversation: {error}"))?;
+                render(&conversation)
+            };
+            each_line(&source.path, &read, &mut |line, samples| {
+                report.records += 1;
+                report.later_stage += u64::from(samples.is_none());
+                for RenderedSample { ids, learned } in samples.into_iter().flatten() {
                     let length = ids.len().min(max_length);
                     // The first token is never predicted, learned or not.
                     let labelled =
@@ -116,9 +83,10 @@ impl Dataset {
                     });
                     writer.push(&tokens)?;
                 }
-            }
+                Ok(())
+            })?;
             reports.push(report);
         }
-        Dataset::assemble(writer.finish()?, items, reports, sources, None, seed)
+        Dataset::assemble(writer.finish()?, items, reports, sources, Layout::Conversations, seed)
     }
 }

@@ -4,9 +4,10 @@
 //! may be larger than memory, the length of the run is known before the first step, and the samples of any step can
 //! be found again from its number alone: that is what resuming rests on.
 //!
-//! Nothing here knows the model; tokenising and rendering are handed in as functions.
+//! Nothing here knows the model; tokenising, rendering and labelling are handed in as functions.
 
 mod conversations;
+mod documents;
 mod files;
 mod order;
 pub mod packing;
@@ -14,6 +15,7 @@ mod store;
 mod text;
 
 pub use conversations::{Render, RenderedSample};
+pub use documents::{LabelledSample, Targets, each_document};
 pub use packing::Pack;
 pub use text::{Documents, TextItem, TextWindows};
 
@@ -23,13 +25,14 @@ use order::Order;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use store::Store;
+use taiyi_instruct::MentionCounts;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 /// Label of a position that is not learned.
 pub const IGNORED: i32 = -100;
 
 /// What one source came to after tokenising.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct SourceReport {
     /// The source's name.
     pub name: String,
@@ -49,17 +52,25 @@ pub struct SourceReport {
     pub unlabelled: u64,
     /// Conversations left out because a later stage is the first to learn them.
     pub later_stage: u64,
+    /// What became of the entities of documents, for labels of tokens.
+    #[serde(default)]
+    pub mentions: MentionCounts,
     /// Times an epoch shows the source.
     pub repeats: f64,
 }
 
-/// One draw of the data: a conversation, or a window of text.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// One draw of the data: a conversation, a window of text, or what an encoder reads of a document.
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Sample {
     /// Inputs; shape (tokens).
     pub ids: Vec<u32>,
-    /// For each input the token it must predict, or [`IGNORED`]; shape (tokens).
+    /// For each input the token it must predict, or [`IGNORED`]; shape (tokens). For an encoder the number of the token's
+    /// label; of a classified text the first token has the number of the text's one label.
     pub labels: Vec<i32>,
+    /// Which of two texts each input counts to; shape (tokens), or empty where all count to one.
+    pub token_types: Vec<u32>,
+    /// Of a text that may have several labels, 1 for each that holds and 0 for the others; shape (labels), else empty.
+    pub several: Vec<f32>,
     /// Starts of the sequences inside the sample that do not see each other; begins with 0, ascending.
     pub starts: Vec<u32>,
     /// Where it comes from, for messages: "samples.jsonl:12".
@@ -83,9 +94,19 @@ pub struct Dataset {
     items: Vec<Item>,
     reports: Vec<SourceReport>,
     order: Order,
-    /// `None` for conversations.
-    windows: Option<TextWindows>,
+    layout: Layout,
     fingerprint: u64,
+}
+
+/// How samples lie in the store.
+#[derive(Debug, Clone, Copy)]
+enum Layout {
+    /// A conversation after another, its learned tokens marked.
+    Conversations,
+    /// One stream that is cut into windows, borders of documents marked.
+    Windows(TextWindows),
+    /// The tokens of a sample, those of a second text marked, and then what is to be answered.
+    Labelled(Targets),
 }
 
 impl Dataset {
@@ -94,7 +115,7 @@ impl Dataset {
         items: Vec<Item>,
         mut reports: Vec<SourceReport>,
         sources: &[Source],
-        windows: Option<TextWindows>,
+        layout: Layout,
         seed: u64,
     ) -> Result<Self, TrainError> {
         if items.is_empty() || u32::try_from(items.len()).is_err() {
@@ -120,7 +141,7 @@ impl Dataset {
             span
         });
         let order = Order::new(seed, spans.collect());
-        Ok(Self { store, items, reports, order, windows, fingerprint })
+        Ok(Self { store, items, reports, order, layout, fingerprint })
     }
 
     /// What each source came to.
@@ -168,16 +189,16 @@ impl Dataset {
         let item = self.items[index];
         let report = &self.reports[item.source as usize];
         let length = item.length as usize;
-        match self.windows {
-            None => {
+        let line = format!("{}:{}", report.path.display(), item.line);
+        match self.layout {
+            Layout::Conversations => {
                 let stored = self.store.read(item.start, length)?;
                 let mut labels: Vec<i32> = stored.iter().skip(1).map(|&token| store::label(token)).collect();
                 labels.push(IGNORED);
                 let ids = stored.into_iter().map(store::id).collect();
-                let origin = format!("{}:{}", report.path.display(), item.line);
-                Ok(Sample { ids, labels, starts: vec![0], origin })
+                Ok(Sample { ids, labels, starts: vec![0], origin: line, ..Sample::default() })
             }
-            Some(windows) => {
+            Layout::Windows(windows) => {
                 let stored = self.store.read(item.start, length + 1)?;
                 let labels = stored[1..].iter().map(|&token| store::id(token) as i32).collect();
                 let ids = stored[..length].iter().map(|&token| store::id(token)).collect();
@@ -188,7 +209,15 @@ impl Dataset {
                     starts.extend(borders);
                 }
                 let origin = format!("{} window {}", report.path.display(), item.line);
-                Ok(Sample { ids, labels, starts, origin })
+                Ok(Sample { ids, labels, starts, origin, ..Sample::default() })
+            }
+            Layout::Labelled(targets) => {
+                let stored = self.store.read(item.start, length + targets.stored(length))?;
+                let (tokens, answers) = stored.split_at(length);
+                let (labels, several) = targets.read(answers, length);
+                let token_types = tokens.iter().map(|&token| u32::from(store::is_marked(token))).collect();
+                let ids = tokens.iter().map(|&token| store::id(token)).collect();
+                Ok(Sample { ids, labels, token_types, several, starts: vec![0], origin: line })
             }
         }
     }
@@ -211,18 +240,7 @@ mod tests {
     use super::*;
 
     fn report(tokens: u64) -> SourceReport {
-        SourceReport {
-            name: String::new(),
-            path: PathBuf::new(),
-            records: 0,
-            samples: 0,
-            tokens,
-            labelled_tokens: 0,
-            truncated: 0,
-            unlabelled: 0,
-            later_stage: 0,
-            repeats: 0.0,
-        }
+        SourceReport { tokens, ..SourceReport::default() }
     }
 
     #[test]

@@ -4,14 +4,19 @@
 //! not the result.
 
 use super::Sample;
+use taiyi_model::PackedBatch;
 
 /// One micro-batch: samples one after another.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Pack {
     /// Inputs; shape (tokens).
     pub ids: Vec<u32>,
-    /// Targets, already shifted; shape (tokens).
+    /// Targets, already shifted; shape (tokens). See [`Sample::labels`].
     pub labels: Vec<i32>,
+    /// Which of two texts each input counts to; shape (tokens), or empty.
+    pub token_types: Vec<u32>,
+    /// Which labels hold for each sequence; shape (sequences, labels), or empty.
+    pub several: Vec<f32>,
     /// Ends of the sequences, with a leading 0; shape (sequences + 1).
     pub cu_seqlens: Vec<u32>,
     /// Numbers, within the step, of the samples that were packed.
@@ -28,15 +33,22 @@ impl Pack {
             pack.cu_seqlens.extend(sample.starts.iter().skip(1).map(|start| before + start));
             pack.ids.extend_from_slice(&sample.ids);
             pack.labels.extend_from_slice(&sample.labels);
+            pack.token_types.extend_from_slice(&sample.token_types);
+            pack.several.extend_from_slice(&sample.several);
             pack.cu_seqlens.push(pack.ids.len() as u32);
         }
         pack.samples = numbers;
         pack
     }
 
-    /// Positions that are learned.
+    /// Answers that are learned: positions, or labels that may hold.
     pub fn labelled(&self) -> usize {
-        self.labels.iter().filter(|&&label| label != super::IGNORED).count()
+        self.labels.iter().filter(|&&label| label != super::IGNORED).count() + self.several.len()
+    }
+
+    /// As a language model reads it.
+    pub fn batch(&self) -> PackedBatch<'_> {
+        PackedBatch { ids: &self.ids, cu_seqlens: &self.cu_seqlens, labels: &self.labels }
     }
 }
 

@@ -1,4 +1,5 @@
-//! A flat file of tokens. The highest bit marks one: as learned in conversations, as the border of a document in text.
+//! A flat file of tokens. The highest bit marks one: as learned in conversations, as the border of a document in text, as one
+//! of the second text in pairs.
 
 use crate::TrainError;
 use std::fs::File;

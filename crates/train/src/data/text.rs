@@ -9,7 +9,7 @@
 
 use super::files::{Lines, is_json_lines};
 use super::store::StoreWriter;
-use super::{Dataset, Item, SourceReport, store};
+use super::{Dataset, Item, Layout, SourceReport, store};
 use crate::TrainError;
 use crate::recipe::{Source, TextUnit};
 use rayon::prelude::*;
@@ -208,13 +208,11 @@ impl Dataset {
                 samples: count,
                 tokens: inputs,
                 labelled_tokens: inputs,
-                truncated: 0,
-                unlabelled: 0,
-                later_stage: 0,
                 repeats: 1.0,
+                ..SourceReport::default()
             });
         }
-        Dataset::assemble(writer.finish()?, items, reports, sources, Some(windows), seed)
+        Dataset::assemble(writer.finish()?, items, reports, sources, Layout::Windows(windows), seed)
     }
 }
 

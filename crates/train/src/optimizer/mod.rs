@@ -92,7 +92,8 @@ pub(crate) fn optimizer_bytes(recipe: &Recipe) -> OptimizerBytes {
 /// Whether a tensor maps vectors to vectors. Tables of tokens and positions and the output layer do not: their rows belong to
 /// tokens of very different frequency, and AdamW's scale for each number serves them better (Jordan et al. 2024).
 fn orthogonal(name: &str, shape: &[usize]) -> bool {
-    const TABLES: [&str; 6] = ["embed", "wte", "wpe", "lm_head", "output_layer", "output_projection"];
+    const TABLES: [&str; 7] =
+        ["embed", "wte", "wpe", "lm_head", "output_layer", "output_projection", "classifier"];
     shape.len() == 2 && !TABLES.iter().any(|part| name.contains(part))
 }
 

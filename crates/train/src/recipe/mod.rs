@@ -22,6 +22,17 @@ pub enum Kind {
     Pretrain,
     /// Conversations, answers learned.
     Sft,
+    /// An encoder on documents with entities: a label for each token.
+    TokenClassification,
+    /// An encoder on classified texts and pairs: one label, or several, for each.
+    SequenceClassification,
+}
+
+impl Kind {
+    /// Whether what is trained is an encoder, on documents of the corpus schema.
+    pub fn is_encoder(self) -> bool {
+        matches!(self, Self::TokenClassification | Self::SequenceClassification)
+    }
 }
 
 /// How frozen weights are stored, and a fully trained model is saved. Trainable numbers are f32 in memory.
@@ -114,6 +125,9 @@ pub struct Recipe {
     /// Only conversations that this training stage learns: 1 leaves out questions and dialogue, 2 takes everything.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub learn_stage: Option<u8>,
+    /// Classification: a text may have several labels, or none, each decided on its own.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub multi_label: bool,
     /// Folder for everything the run writes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub out: Option<PathBuf>,
@@ -159,7 +173,7 @@ pub struct Recipe {
     /// Share of all steps in which `warmup_stable_decay` falls.
     #[serde(default = "default::decay_ratio")]
     pub decay_ratio: f64,
-    /// Learning rate at the end as a share of the peak (cosine, warmup_stable_decay).
+    /// Learning rate at the end as a share of the peak (cosine, linear, warmup_stable_decay).
     #[serde(default)]
     pub final_learning_rate_ratio: f64,
     /// Which rule makes the steps.
@@ -345,6 +359,11 @@ impl Recipe {
         self.per_device_batch * self.accumulation
     }
 
+    /// Whether samples of a step share rows.
+    pub(crate) fn packs_samples(&self) -> bool {
+        self.packing && self.kind != Kind::Pretrain
+    }
+
     /// Returns how products round: as asked, or bf16 unless the weights are f32.
     pub fn compute_precision(&self) -> Precision {
         self.precision.unwrap_or(match self.dtype {
@@ -433,6 +452,26 @@ impl Recipe {
         {
             return wrong("tokens_per_batch", tokens.to_string(), "at least `max_length`");
         }
+        if self.kind.is_encoder() {
+            if self.lora_rank > 0 {
+                return wrong("lora_rank", self.lora_rank.to_string(), "0: encoders are trained in full");
+            }
+            let of_decoders = [
+                ("chat_format", self.chat_format.is_some()),
+                ("learn_stage", self.learn_stage.is_some()),
+                ("attend_across_documents", self.attend_across_documents),
+            ];
+            if let Some((key, _)) = of_decoders.into_iter().find(|(_, given)| *given) {
+                return wrong(key, "given for an encoder".to_owned(), "nothing: it is for language models");
+            }
+        }
+        if self.multi_label && self.kind != Kind::SequenceClassification {
+            return wrong(
+                "multi_label",
+                "true".to_owned(),
+                "it in `kind = \"sequence_classification\"` only",
+            );
+        }
         if self.lora_rank == 0 && self.dtype == Dtype::Nf4 {
             return wrong(
                 "dtype",
@@ -459,8 +498,9 @@ impl Recipe {
         }
         let held_out = self.validation.iter().flat_map(|validation| &validation.data);
         for source in self.data.iter().chain(held_out) {
-            if self.kind == Kind::Sft && source.echo.is_some() {
-                return wrong("data.echo", "given for conversations".to_owned(), "`kind = \"pretrain\"`");
+            if self.kind != Kind::Pretrain && source.echo.is_some() {
+                let what = if self.kind == Kind::Sft { "conversations" } else { "documents" };
+                return wrong("data.echo", format!("given for {what}"), "`kind = \"pretrain\"`");
             }
             if let Some((key, found, expected)) = source.problem() {
                 return wrong(key, found, expected);
@@ -547,6 +587,35 @@ mod tests {
         ];
         for (old, new, expected) in cases {
             let found = message(&SMALL.replace(old, new));
+            assert!(found.contains(expected), "{new}: {found}");
+        }
+    }
+
+    #[test]
+    fn an_encoder_is_trained_in_full_and_knows_no_chat() {
+        let encoder = SMALL
+            .replace("kind = \"sft\"", "kind = \"sequence_classification\"\nmulti_label = true")
+            .replace("nf4", "f32")
+            .replace("lora_rank = 8", "schedule = \"linear\"");
+        let recipe = parse(&encoder).unwrap();
+        assert!(recipe.kind.is_encoder() && recipe.multi_label);
+        assert_eq!(parse(&recipe.to_toml()).unwrap(), recipe);
+        let cases = [
+            (
+                "schedule = \"linear\"",
+                "lora_rank = 4",
+                "`lora_rank` is 4; expected 0: encoders are trained in full",
+            ),
+            ("epochs = 1", "epochs = 1\nchat_format = \"chatml\"", "`chat_format` is given for an encoder"),
+            (
+                "sequence_c",
+                "token_c",
+                "`multi_label` is true; expected it in `kind = \"sequence_classification\"`",
+            ),
+            ("\"samples.jsonl\"", "[{ path = \"a\", echo = 9 }]", "`data.echo` is given for documents"),
+        ];
+        for (old, new, expected) in cases {
+            let found = message(&encoder.replace(old, new));
             assert!(found.contains(expected), "{new}: {found}");
         }
     }

@@ -5,7 +5,8 @@
 
 use std::path::Path;
 use taiyi_kernels::Precision;
-use taiyi_model::{Loss, PackedBatch, Parameter, StepOptions};
+use taiyi_model::{Loss, Parameter, StepOptions};
+use taiyi_train::data::Pack;
 use taiyi_train::{Learner, TrainError};
 
 pub(crate) const VOCABULARY: usize = 32;
@@ -46,10 +47,10 @@ impl Bigram {
         self.data.iter().flatten().map(|value| value.to_bits()).collect()
     }
 
-    fn run(&mut self, batch: &PackedBatch<'_>, backward: Option<&StepOptions>) -> Loss {
+    fn run(&mut self, batch: &Pack, backward: Option<&StepOptions>) -> Loss {
         let [a, b, _] = &self.data;
         let mut loss = Loss { sum: self.poison, labelled: 0 };
-        for (place, (&id, &label)) in batch.ids.iter().zip(batch.labels).enumerate() {
+        for (place, (&id, &label)) in batch.ids.iter().zip(&batch.labels).enumerate() {
             if label < 0 {
                 continue;
             }
@@ -95,16 +96,12 @@ impl Learner for Bigram {
         self.grad.iter_mut().for_each(|grad| grad.fill(0.0));
     }
 
-    fn loss_and_gradients(
-        &mut self,
-        batch: &PackedBatch<'_>,
-        options: &StepOptions,
-    ) -> Result<Loss, TrainError> {
+    fn loss_and_gradients(&mut self, batch: &Pack, options: &StepOptions) -> Result<Loss, TrainError> {
         self.seeds.push(options.dropout_seed);
         Ok(self.run(batch, Some(options)))
     }
 
-    fn loss(&mut self, batch: &PackedBatch<'_>, _: Precision) -> Result<Loss, TrainError> {
+    fn loss(&mut self, batch: &Pack, _: Precision) -> Result<Loss, TrainError> {
         Ok(self.run(batch, None))
     }
 
