@@ -249,7 +249,7 @@ impl TagSet {
 pub fn windows(text: &str, tokens: &[Range<usize>], mentions: &[Mention], room: usize) -> Vec<Range<usize>> {
     let room = room.max(1);
     if tokens.len() <= room {
-        return if tokens.is_empty() { Vec::new() } else { vec![0..tokens.len()] };
+        return Some(0..tokens.len()).filter(|all| !all.is_empty()).into_iter().collect();
     }
     let index = TextIndex::new(text);
     let starts: BTreeSet<usize> =

@@ -62,7 +62,7 @@ impl Place<'_> {
     /// The training samples and the held-out ones; `dataset` reads sources into a store.
     fn data(
         &self,
-        dataset: &dyn Fn(&[Source], &Path) -> Result<Dataset, TrainError>,
+        dataset: impl Fn(&[Source], &Path) -> Result<Dataset, TrainError>,
     ) -> Result<(Dataset, Vec<HeldOut>), TrainError> {
         let data = dataset(&self.recipe.data, &self.out.join("tokens.partial"))?;
         let mut held_out = Vec::new();
@@ -110,7 +110,7 @@ fn train_decoder(
     tokenizer.check_fits(config.vocab_size)?;
     place.create_out()?;
     let preparation = Preparation::new(recipe, tokenizer_folder, tokenizer)?;
-    let (data, held_out) = place.data(&|sources, store| preparation.dataset(sources, store, recipe.seed))?;
+    let (data, held_out) = place.data(|sources, store| preparation.dataset(sources, store, recipe.seed))?;
     let memory = plan::of(recipe, Planned::Decoder(&config), &data)?;
     let checkpointing = memory.checkpoint();
     let mut learner = DecoderLearner::load(recipe, base, tokenizer_folder)?;
@@ -145,7 +145,7 @@ fn train_encoder(
     }
     let labelling = Labelling::new(recipe, tokenizer)?;
     place.create_out()?;
-    let (data, held_out) = place.data(&|sources, store| labelling.dataset(sources, store, recipe.seed))?;
+    let (data, held_out) = place.data(|sources, store| labelling.dataset(sources, store, recipe.seed))?;
     let (task, labels) = (labelling.task(), labelling.labels().to_vec());
     let config = config.with_task(task, labels.clone());
     let memory = plan::of(recipe, Planned::Encoder(&config), &data)?;

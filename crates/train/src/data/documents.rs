@@ -101,6 +101,9 @@ impl Targets {
     }
 }
 
+/// Turns a document into samples, and counts its mentions; a reason where it is refused.
+pub type Encode<'a> = dyn Fn(&Document) -> Result<(Vec<LabelledSample>, MentionCounts), String> + Sync + 'a;
+
 impl Dataset {
     /// Turns every document into samples in a store at `store_path` (removed with the value). `labels` are the names behind the
     /// numbers; they are part of the [`fingerprint`](Dataset::fingerprint).
@@ -117,7 +120,7 @@ impl Dataset {
         targets: Targets,
         labels: &[String],
         seed: u64,
-        encode: &(dyn Fn(&Document) -> Result<(Vec<LabelledSample>, MentionCounts), String> + Sync),
+        encode: &Encode<'_>,
     ) -> Result<Self, TrainError> {
         let mut writer = StoreWriter::create(store_path)?;
         let mut items = Vec::new();

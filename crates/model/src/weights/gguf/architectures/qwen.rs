@@ -59,12 +59,12 @@ fn more(config: &DecoderConfig, _: &Path) -> Result<More, Error> {
     };
     let logn = config.logn_trained_length;
     let trained = ntk.or(logn).unwrap_or(config.max_position_embeddings);
-    let mut more = More::default();
-    more.entries = vec![
+    let entries = vec![
         (TRAINED_LENGTH.to_owned(), Entry::U32(u32::try_from(trained).unwrap_or(u32::MAX))),
         (DYNAMIC_NTK.to_owned(), Entry::Flag(ntk.is_some())),
         (LOGN.to_owned(), Entry::Flag(logn.is_some())),
     ];
+    let mut more = More { entries, ..More::default() };
     if config.max_position_embeddings > trained {
         more.notes.push(format!(
             "llama.cpp does not scale attention past the trained length: keep its context at {trained} tokens"
