@@ -357,7 +357,9 @@ fn what_cannot_be_learned_is_refused_in_one_line() {
     let data = place.path("data.jsonl").display().to_string();
     let message = place.refused(&recipe(&[classes]));
     assert!(message.starts_with(&format!("{data}:1: expected a classified text (schema TC)")), "{message}");
-    let mut cases: Vec<(String, &[(&str, &str)], &str)> = Vec::new();
+    /// A recipe, the files beside it, and a part of what is said.
+    type Case<'a> = (String, &'a [(&'a str, &'a str)], &'a str);
+    let mut cases: Vec<Case<'_>> = Vec::new();
     let tc = |labels: &[&str]| classified(1, "so", labels);
     cases.push((lines(&[tc(&["a"])]), &[], ":1: expected a document with entities (schema IE)"));
     cases.push((lines(&texts[16..]), &[], "no entity in 2 documents; there is nothing to label"));

@@ -102,7 +102,8 @@ impl Targets {
 }
 
 /// Turns a document into samples, and counts its mentions; a reason where it is refused.
-pub type Encode<'a> = dyn Fn(&Document) -> Result<(Vec<LabelledSample>, MentionCounts), String> + Sync + 'a;
+pub(crate) type Encode<'a> =
+    dyn Fn(&Document) -> Result<(Vec<LabelledSample>, MentionCounts), String> + Sync + 'a;
 
 impl Dataset {
     /// Turns every document into samples in a store at `store_path` (removed with the value). `labels` are the names behind the
