@@ -93,7 +93,7 @@ fn sentencepiece_pieces_are_those_of_the_library() {
     assert_eq!(vocabulary.add_space_prefix, Some(true));
     fs::copy(dir.join("unigram.model"), folder.path().join("tokenizer.model")).unwrap();
     let message = gguf_vocabulary(folder.path()).unwrap_err().to_string();
-    assert!(message.contains("unigram"), "{message}");
+    assert!(message.contains("Unigram"), "{message}");
 }
 
 /// A model folder with our own `tokenizer.json` becomes one file that holds everything.
