@@ -241,15 +241,18 @@ fn named(folder: &Path) -> Result<String, Failure> {
         let path = path.display().to_string();
         move |error: std::io::Error| Failure::new(format!("{path}: cannot be read: {error}"))
     };
-    let mut files: Vec<PathBuf> = std::fs::read_dir(folder)
-        .map_err(failed(folder))?
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| {
-            let ending = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
-            path.is_file()
-                && matches!(ending, "json" | "safetensors" | "bin" | "tiktoken" | "model" | "jinja" | "txt")
-        })
-        .collect();
+    let decides = |path: &PathBuf| {
+        let ending = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
+        let endings = ["json", "safetensors", "bin", "tiktoken", "model", "jinja", "txt", "gguf"];
+        path.is_file() && endings.contains(&ending)
+    };
+    // A GGUF file is a model without a folder.
+    let mut files: Vec<PathBuf> = if folder.is_file() {
+        vec![folder.to_owned()]
+    } else {
+        let entries = std::fs::read_dir(folder).map_err(failed(folder))?;
+        entries.filter_map(|entry| Some(entry.ok()?.path())).filter(decides).collect()
+    };
     files.sort();
     let mut hash = Sha256::new();
     for path in files {

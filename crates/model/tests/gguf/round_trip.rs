@@ -295,8 +295,7 @@ fn what_cannot_be_written_is_refused_and_leaves_nothing() {
     more["num_hidden_layers"] = 2.into();
     let message = refused(&more, &|_, _| None);
     assert!(message.contains("lost"), "{message}");
-    let mut other = config.clone();
-    other["model_type"] = "biogpt".into();
+    let other = read_json(&dir.with_file_name("biogpt").join("config.json"));
     let message = refused(&other, &|_, _| None);
     assert!(message.contains("biogpt") && message.contains("llama, qwen, qwen2"), "{message}");
     let mut heads = config.clone();

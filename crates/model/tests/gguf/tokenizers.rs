@@ -131,7 +131,7 @@ fn a_file_holds_its_tokenizer_and_chat_template() {
 fn a_tokenizer_larger_than_the_embedding_is_refused() {
     let nano = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/taiyi-nano");
     let config = serde_json::json!({
-        "model_type": "qwen2", "vocab_size": 4, "hidden_size": 4, "intermediate_size": 4, "num_hidden_layers": 0,
+        "model_type": "qwen2", "vocab_size": 4, "hidden_size": 4, "intermediate_size": 4, "num_hidden_layers": 1,
         "num_attention_heads": 1, "tie_word_embeddings": true,
     });
     let place = tempfile::tempdir().unwrap();

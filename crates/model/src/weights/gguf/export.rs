@@ -167,8 +167,8 @@ pub fn export(
     let sizes = architecture.sizes(&config);
     let more = (architecture.more)(&config, asked.place)?;
     let tied = config.tie_word_embeddings;
-    let (planned, fallbacks) = plan(source, &asked, architecture, &sizes, &more, tied)?;
     let entries = entries(&asked, architecture, &sizes, &more)?;
+    let (planned, fallbacks) = plan(source, &asked, architecture, &sizes, &more, tied)?;
     let outlines: Vec<Outline> = planned.iter().map(|p| p.outline.clone()).collect();
     let values_of = |outline: &Outline| outline.shape.iter().product::<usize>() as u64;
     let all: u64 = outlines.iter().map(values_of).sum();

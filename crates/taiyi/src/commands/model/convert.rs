@@ -183,6 +183,12 @@ fn load(model: &Path, adapter: Option<&Path>, to: Layout, dtype: Written) -> Res
 
 /// Copies what belongs to a model beside weights and configuration.
 fn copy_beside(model: &Path, out: &Path) -> Result<(), Failure> {
+    if model.is_file() {
+        terminal::note(
+            "the tokenizer of a GGUF file stays in it: put the model's tokenizer files beside the weights",
+        );
+        return Ok(());
+    }
     for entry in std::fs::read_dir(model).map_err(failed(model, "read"))? {
         let entry = entry.map_err(failed(model, "read"))?;
         if entry.file_name().to_str().is_some_and(travels_along) && entry.path().is_file() {
