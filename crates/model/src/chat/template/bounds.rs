@@ -16,6 +16,9 @@ use minijinja::{Error, ErrorKind, Value};
 /// The filter that counts.
 pub(super) const FILTER: &str = "bounded";
 
+/// The filter for what is cut with a step (`x[::-1]`).
+pub(super) const STEPPED: &str = "stepped";
+
 /// Longest source of a template; published ones have some 20 kB.
 const LONGEST_SOURCE_BYTES: usize = 256 * 1024;
 
@@ -72,6 +75,13 @@ pub(super) fn charge(bytes: usize) -> Result<(), Error> {
 pub(super) fn bounded(value: Value) -> Result<Value, Error> {
     charge_value(&value)?;
     Ok(value)
+}
+
+/// As [`bounded`]; what is empty becomes nothing, of which the engine cuts an empty list. Stepping backwards through an empty list it
+/// reads past the end.
+pub(super) fn stepped(value: Value) -> Result<Value, Error> {
+    let value = bounded(value)?;
+    Ok(if value.len() == Some(0) { Value::from(()) } else { value })
 }
 
 /// Counts a value: a text, or all that a list holds; the text in a list only where it is more than the conversation could
@@ -176,6 +186,7 @@ const OPEN: &str = "(";
 const CLOSE: &str = ")|bounded";
 const OPEN_TIGHT: &str = "((";
 const CLOSE_TIGHT: &str = ")|bounded)";
+const CLOSE_STEPPED: &str = ")|stepped)";
 
 #[derive(Default)]
 struct Walk {
@@ -255,9 +266,9 @@ impl Walk {
         let makes = match expr {
             Expr::Var(_) | Expr::Const(_) => false,
             Expr::Slice(node) => {
-                if !self.expression(&node.expr) {
-                    self.wrap_as(&node.expr, OPEN_TIGHT, CLOSE_TIGHT);
-                }
+                self.expression(&node.expr);
+                let close = if node.step.is_some() { CLOSE_STEPPED } else { CLOSE_TIGHT };
+                self.wrap_as(&node.expr, OPEN_TIGHT, close);
                 self.expressions([&node.start, &node.stop, &node.step].into_iter().flatten());
                 true
             }
@@ -370,16 +381,19 @@ impl Walk {
 /// Where an expression begins. Of what is written behind a value (`x[1]`, `x|f`) the engine notes the place of that alone; a
 /// parenthesis opened before the value is as good as one opened behind parentheses that stand there.
 fn start(expr: &Expr<'_>) -> usize {
-    match expr {
-        Expr::Slice(node) => start(&node.expr),
-        Expr::GetAttr(node) => start(&node.expr),
-        Expr::GetItem(node) => start(&node.expr),
-        Expr::Call(node) => start(&node.expr),
-        Expr::Test(node) => start(&node.expr),
-        Expr::Filter(node) => match &node.expr {
-            Some(value) => start(value),
-            None => node.span().start_offset as usize,
-        },
-        _ => expr.span().start_offset as usize,
-    }
+    let first = match expr {
+        Expr::Slice(node) => Some(&node.expr),
+        Expr::GetAttr(node) => Some(&node.expr),
+        Expr::GetItem(node) => Some(&node.expr),
+        Expr::Call(node) => Some(&node.expr),
+        Expr::Test(node) => Some(&node.expr),
+        Expr::Filter(node) => node.expr.as_ref(),
+        Expr::UnaryOp(node) => Some(&node.expr),
+        Expr::BinOp(node) => Some(&node.left),
+        Expr::Compare(node) => Some(&node.expr),
+        Expr::IfExpr(node) => Some(&node.true_expr),
+        _ => None,
+    };
+    let own = expr.span().start_offset as usize;
+    first.map_or(own, |first| own.min(start(first)))
 }
