@@ -116,13 +116,12 @@ impl LabelModel {
             places.push(ranges);
         }
         let width = tags.labels().len();
-        let framed = prefix.len()..;
         // Of each sequence the labels of its text's tokens, without those of its frame.
         let mut found = self
             .read(&sequences, |sequence, logits| {
                 let rows = logits.chunks(width).map(largest);
                 let own = sequence.ids.len() - prefix.len() - suffix.len();
-                rows.skip(framed.start).take(own).collect::<Vec<usize>>()
+                rows.skip(prefix.len()).take(own).collect::<Vec<usize>>()
             })?
             .into_iter();
         let mut all = Vec::with_capacity(texts.len());

@@ -47,7 +47,7 @@ fn wrong_arguments_exit_2_and_say_what_is_meant() {
         ("model logits --model m", "--tokens <FILE.json>"),
         ("model logits --model m --tokens t --out o --dtype f16", "[possible values: f32, bf16, nf4]"),
         ("model merge --model m --adapter a --out o --to gguf", "[possible values: hf,"),
-        ("extract notes", "--types <NAMES>"),
+        ("extract notes", "expected a name in --types or --relations"),
         ("extract notes --types a --to brat", "--out <PATH>"),
         ("extract notes --types a --unit page", "expected `document`, `sentence` or a number of characters"),
         ("eval run --benchmark hoc --model m --endpoint http://x --source s --out o", "cannot be used with"),
