@@ -163,11 +163,11 @@ fn with_marks(source: &str) -> Option<String> {
     while let Some(at) = rest.find("{%") {
         let (before, block) = rest.split_at(at);
         marked.push_str(before);
-        let Some(end) = block.find("%}") else {
+        // From behind the opening mark: `{%}` is no block that ends where it begins.
+        let Some(inside) = block[2..].split_once("%}").map(|(inside, _)| inside) else {
             rest = block;
             break;
         };
-        let inside = &block[2..end];
         let words = inside.trim_start_matches(['-', '+']).trim_end_matches(['-', '+']);
         let name = match words.trim() {
             "generation" => Some(BEGIN),
@@ -179,7 +179,7 @@ fn with_marks(source: &str) -> Option<String> {
                 found = true;
                 let (left, right) = inside.split_once(words).unwrap_or_default();
                 marked.push_str(&format!("{{%{left} include '{name}' {right}%}}"));
-                rest = &block[end + 2..];
+                rest = &block[2 + inside.len() + 2..];
             }
             None => {
                 marked.push_str("{%");
@@ -227,6 +227,15 @@ mod tests {
 
     fn shown(source: &str) -> String {
         run(source, &[Message::user("q\"<é>"), Message::assistant("a")]).unwrap()
+    }
+
+    /// Found by fuzzing: the closing mark was looked for from the opening one's second character.
+    #[test]
+    fn a_block_that_ends_in_its_opening_mark_is_refused() {
+        for source in ["{%}", "{% for m in messages {%}A{{ '<", "{%generation%}{%}", "a{%"] {
+            assert!(run(source, &[Message::user("q")]).is_err(), "{source}");
+        }
+        assert_eq!(shown("{% generation %}x{% endgeneration %}{%- if true %}y{% endif %}"), "⟦x⟧y");
     }
 
     #[test]
