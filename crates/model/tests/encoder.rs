@@ -337,6 +337,8 @@ fn a_saved_encoder_is_the_same_and_takes_a_new_head() {
     assert!(EncoderConfig::is_of(other.path()));
     let missing = Encoder::load(&other.path().join("none"), Dtype::F32);
     assert!(missing.is_err());
+    let error = taiyi_model::DecoderConfig::load(other.path()).unwrap_err().to_string();
+    assert!(error.contains("`model_type`") && error.contains("an encoder, which labels it"), "{error}");
 }
 
 #[test]

@@ -129,6 +129,11 @@ pub(crate) fn of(config: &DecoderConfig) -> Result<&'static Architecture, Error>
 /// Reads a configuration with the architecture that its `model_type` names.
 pub(crate) fn of_config(keys: &Keys<'_>) -> Result<DecoderConfig, Error> {
     let found = keys.text("model_type")?;
+    if encoders::names_of(found).is_some() {
+        return Err(
+            keys.refuse("model_type", "a decoder, which writes text (this is an encoder, which labels it)")
+        );
+    }
     let architecture = find(found).ok_or_else(|| unknown(keys.place, found))?;
     (architecture.config)(keys)
 }

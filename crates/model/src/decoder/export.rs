@@ -121,11 +121,14 @@ impl Source for Converted<'_> {
 
 /// The `config.json` of a model in another layout.
 fn layout_json(config: &DecoderConfig, model_type: &str) -> Result<Map<String, Value>, Error> {
-    let wrong =
-        |found: String| Error::input("the layout of an exported checkpoint", "`qwen2` or `glm`", found);
-    let Positions::Rope(rope) = config.positions else {
-        return Err(wrong(format!("`{model_type}` for a model without rotary positions")));
+    let wrong = || {
+        Error::input(
+            "an exported checkpoint",
+            "a Qwen of the first generation for the layout `qwen2`, or ChatGLM's GLM-4 for `glm`",
+            format!("a `{}` for `{model_type}`", config.model_type),
+        )
     };
+    let Positions::Rope(rope) = config.positions else { return Err(wrong()) };
     let full = rope.rotary_dim == config.head_dim && rope.layout == RopeLayout::HalfSplit;
     let llama = config.norm == NormKind::Rms
         && config.residual == Residual::Input
@@ -160,7 +163,7 @@ fn layout_json(config: &DecoderConfig, model_type: &str) -> Result<Map<String, V
             json["attention_bias"] = json!(config.bias.qkv);
             json["partial_rotary_factor"] = json!(rope.rotary_dim as f64 / config.head_dim as f64);
         }
-        _ => return Err(wrong(format!("`{model_type}` for a `{}`", config.model_type))),
+        _ => return Err(wrong()),
     }
     for key in ["bos_token_id", "eos_token_id", "pad_token_id"] {
         if let Some(id) = config.source.get(key) {
