@@ -1,5 +1,5 @@
 //! One file per `model_type`: how its `config.json` and its tensor names map onto the one decoder. The encoders, which differ in
-//! names alone, share [`encoders`].
+//! names alone, share `encoders`.
 //!
 //! An architecture file knows no arithmetic. To add one, write `<model_type>.rs` like `qwen2.rs` and a line in `architectures!`;
 //! `docs/guides/adding-an-architecture.md` shows it.

@@ -4,7 +4,7 @@
 //! elsewhere; the tensors are read through [`Weights`](super::Weights), under their Hugging Face names, and are worked out
 //! when they are asked for. [`export`] writes a file from a Hugging Face checkpoint.
 //!
-//! What this module knows of architectures is tables of names ([`architectures`]); what a tensor is for it does not know.
+//! What this module knows of architectures is tables of names (`architectures`); what a tensor is for it does not know.
 //! Specification: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>; versions 2 and 3, little-endian, one file.
 
 use std::path::{Path, PathBuf};
