@@ -130,6 +130,7 @@ fn check_all(name: &str, gradients: usize) {
         let mut see = |stage: Stage, values: &[f32]| {
             let name = match stage {
                 Stage::EmbeddingNorm => "embed".to_owned(),
+                Stage::Middle(i) => format!("layer.{i}.attn_block_out"),
                 Stage::Block(i) => format!("layer.{i}.out"),
                 _ => return,
             };
@@ -144,8 +145,11 @@ fn check_all(name: &str, gradients: usize) {
         let found = encoder.forward_with(&alone(&ids, &cu), &mut workspace, &mut see).unwrap();
         let d = distance(found, &golden.floats(&format!("{sequence}.logits")));
         assert!(d <= LOGITS, "{name} {sequence}: {d:e}");
-        let expected = usize::from(golden.has(&format!("{sequence}.embed"))) * 4;
-        assert!(compared >= expected, "{name} {sequence}: {compared} hidden states");
+        let held = golden
+            .0
+            .names()
+            .filter(|n| n.starts_with(&format!("{sequence}.layer.")) || *n == format!("{sequence}.embed"));
+        assert_eq!(compared, held.count(), "{name} {sequence}: hidden states");
         sequences += 1;
     }
     assert!(sequences > 0);

@@ -66,6 +66,8 @@ pub enum Stage {
     EmbeddingNorm,
     /// Output of the attention branch of a block, after the output projection, (T, D).
     Attention(usize),
+    /// The stream between the branches of a block, (T, D); with the norm behind the branch (BERT) after that norm.
+    Middle(usize),
     /// Output of the MLP branch of a block, (T, D).
     Mlp(usize),
     /// Output of a block, (T, D).
@@ -159,6 +161,7 @@ impl Block {
             false => (&self.mlp_norm, &mut saved.mlp_norm),
         };
         norm.forward(shape.norm_eps, middle, input, norm_saved);
+        see(observe, Stage::Middle(*layer), if post { input } else { middle });
         // Behind the last branch only a norm of [`Residual::Post`] has something to remember.
         let remember = y.is_none() && !post;
         self.mlp.forward(pass, remember, input, output, &mut saved.mlp, scratch);

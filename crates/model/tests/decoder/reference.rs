@@ -36,6 +36,7 @@ fn check_hidden_states(decoder: &Decoder, golden: &Golden, sequence: &str) -> us
             Stage::Embedding => "embed".to_owned(),
             Stage::EmbeddingNorm => "embed_norm".to_owned(),
             Stage::Attention(i) => format!("layer.{i}.attn_out"),
+            Stage::Middle(i) => format!("layer.{i}.middle"),
             Stage::Mlp(i) => format!("layer.{i}.mlp_out"),
             Stage::Block(i) => format!("layer.{i}.out"),
             Stage::FinalNorm => "final_norm".to_owned(),
