@@ -203,6 +203,22 @@ pub enum RopeScaling {
     },
 }
 
+impl RopeScaling {
+    /// A frequency, in radians a token, after LLaMA 3's scaling; the other kinds depend on the base alone and leave it as it is.
+    pub(crate) fn of_frequency(self, frequency: f64) -> f64 {
+        let RopeScaling::Llama3 { factor, low, high, original } = self else { return frequency };
+        let turns = original * frequency / std::f64::consts::TAU;
+        if turns < low {
+            frequency / factor
+        } else if turns > high {
+            frequency
+        } else {
+            let blend = (turns - low) / (high - low);
+            (1.0 - blend) * frequency / factor + blend * frequency
+        }
+    }
+}
+
 /// What a block needs to know beside its weights; shared by decoders and encoders.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct BlockShape {
@@ -400,21 +416,18 @@ impl DecoderConfig {
             expected: expected.to_owned(),
             found,
         };
-        // Sizes beyond these are a damaged file, not a model; products of them must not overflow.
-        const MOST: usize = 1 << 26;
-        for (key, value) in [
-            ("vocab_size", self.vocab_size),
-            ("hidden_size", self.hidden_size),
-            ("intermediate_size", self.intermediate_size),
-            ("num_hidden_layers", self.num_hidden_layers),
-            ("num_attention_heads", self.num_attention_heads),
-            ("num_key_value_heads", self.num_key_value_heads),
-            ("head_dim", self.head_dim),
-        ] {
-            if value == 0 || value > MOST {
-                return Err(wrong(key, "an integer from 1 to 67108864", value.to_string()));
-            }
-        }
+        check_sizes(
+            place,
+            &[
+                ("vocab_size", self.vocab_size),
+                ("hidden_size", self.hidden_size),
+                ("intermediate_size", self.intermediate_size),
+                ("num_hidden_layers", self.num_hidden_layers),
+                ("num_attention_heads", self.num_attention_heads),
+                ("num_key_value_heads", self.num_key_value_heads),
+                ("head_dim", self.head_dim),
+            ],
+        )?;
         if self.query_size() > MOST {
             return Err(wrong(
                 "num_attention_heads",
@@ -482,6 +495,22 @@ impl DecoderConfig {
             return Err(wrong("seq_length", "at least 2", "less".to_owned()));
         }
         Ok(())
+    }
+}
+
+/// Sizes beyond this are a damaged file, not a model; products of them must not overflow.
+const MOST: usize = 1 << 26;
+
+/// Refuses sizes that no model has.
+pub(crate) fn check_sizes(place: &Path, sizes: &[(&str, usize)]) -> Result<(), Error> {
+    match sizes.iter().find(|(_, size)| *size == 0 || *size > MOST) {
+        None => Ok(()),
+        Some((key, size)) => Err(Error::Config {
+            path: place.to_owned(),
+            key: (*key).to_owned(),
+            expected: "an integer from 1 to 67108864".to_owned(),
+            found: size.to_string(),
+        }),
     }
 }
 

@@ -1,9 +1,10 @@
 //! Extraction by an encoder that labels tokens: nothing is asked, so nothing can be unreadable or stand elsewhere.
 
 use taiyi_corpus::offsets::TextIndex;
-use taiyi_corpus::schema::{Content, Document, Entity};
+use taiyi_corpus::schema::{Content, Document};
 use taiyi_instruct::{LabelName, LabelNames};
 
+use super::place::entities;
 use super::questions::{NO_TEXT, text_of};
 use super::{ExtractReport, Extracted, Extraction, Sink, each};
 use crate::error::InferError;
@@ -105,18 +106,9 @@ impl Extraction for LabelExtractor<'_> {
                 let index = TextIndex::new(text);
                 let named = found.mentions.into_iter().filter_map(|mention| {
                     let (_, name) = self.wanted.iter().find(|(kind, _)| *kind == mention.kind)?;
-                    Some((mention.span, name.clone(), index.slice(mention.span)?.to_owned()))
+                    Some((mention.span, name.clone()))
                 });
-                ie.entities = named
-                    .enumerate()
-                    .map(|(at, (span, kind, text))| Entity {
-                        id: format!("T{}", at + 1),
-                        kind,
-                        text: vec![text],
-                        offsets: vec![span],
-                        normalized: Vec::new(),
-                    })
-                    .collect();
+                ie.entities = entities(&index, named);
             }
             document.content = Content::Ie(ie);
             all.push(Extracted { document, report });

@@ -81,18 +81,7 @@ pub(super) fn place(plan: Plan, replies: &[Reply], options: &ExtractOptions) -> 
     }
     let text = ie.text();
     let index = TextIndex::new(&text);
-    ie.entities = found
-        .into_iter()
-        .filter_map(|(span, kind)| Some((span, kind, index.slice(span)?.to_owned())))
-        .enumerate()
-        .map(|(at, (span, kind, text))| Entity {
-            id: format!("T{}", at + 1),
-            kind,
-            text: vec![text],
-            offsets: vec![span],
-            normalized: Vec::new(),
-        })
-        .collect();
+    ie.entities = entities(&index, found);
     let mut pairs: BTreeSet<(usize, usize, String)> = BTreeSet::new();
     for (span, piece) in pieces {
         for triple in piece.triples {
@@ -146,4 +135,21 @@ fn pair(entities: &[Entity], piece: CharSpan, triple: &Triple) -> Option<(usize,
         .filter(|(head, tail)| head.0 != tail.0)
         .min_by_key(|(head, tail)| (distance(head.1, tail.1), head.1, tail.1))
         .map(|(head, tail)| (head.0, tail.0))
+}
+
+/// Entities `T1`, `T2`, … of spans of a text and what they are called.
+pub(super) fn entities(
+    index: &TextIndex<'_>,
+    found: impl IntoIterator<Item = (CharSpan, String)>,
+) -> Vec<Entity> {
+    let texts =
+        found.into_iter().filter_map(|(span, kind)| Some((span, kind, index.slice(span)?.to_owned())));
+    let entity = |(at, (span, kind, text)): (usize, (CharSpan, String, String))| Entity {
+        id: format!("T{}", at + 1),
+        kind,
+        text: vec![text],
+        offsets: vec![span],
+        normalized: Vec::new(),
+    };
+    texts.enumerate().map(entity).collect()
 }

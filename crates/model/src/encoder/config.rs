@@ -7,7 +7,7 @@ use taiyi_kernels::Gelu;
 
 use crate::{
     architectures::encoders,
-    config::{BlockShape, Keys, MlpKind, Positions, QkvLayout, Residual},
+    config::{BlockShape, Keys, MlpKind, Positions, QkvLayout, Residual, check_sizes},
     error::Error,
     weights::config_json,
 };
@@ -167,21 +167,18 @@ impl EncoderConfig {
             expected: expected.to_owned(),
             found,
         };
-        // Sizes beyond these are a damaged file, not a model; products of them must not overflow.
-        const MOST: usize = 1 << 26;
-        for (key, value) in [
-            ("vocab_size", self.vocab_size),
-            ("hidden_size", self.hidden_size),
-            ("intermediate_size", self.intermediate_size),
-            ("num_hidden_layers", self.num_hidden_layers),
-            ("num_attention_heads", self.num_attention_heads),
-            ("max_position_embeddings", self.longest()),
-            ("type_vocab_size", self.type_vocab_size),
-        ] {
-            if value == 0 || value > MOST {
-                return Err(wrong(key, "an integer from 1 to 67108864", value.to_string()));
-            }
-        }
+        check_sizes(
+            place,
+            &[
+                ("vocab_size", self.vocab_size),
+                ("hidden_size", self.hidden_size),
+                ("intermediate_size", self.intermediate_size),
+                ("num_hidden_layers", self.num_hidden_layers),
+                ("num_attention_heads", self.num_attention_heads),
+                ("max_position_embeddings", self.longest()),
+                ("type_vocab_size", self.type_vocab_size),
+            ],
+        )?;
         if !self.hidden_size.is_multiple_of(self.num_attention_heads) {
             return Err(wrong(
                 "num_attention_heads",

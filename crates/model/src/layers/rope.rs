@@ -2,7 +2,7 @@
 
 use taiyi_kernels::{self as kernels, RopeShape, RopeStyle};
 
-use crate::config::{BlockShape, Positions, Rope, RopeLayout, RopeScaling};
+use crate::config::{BlockShape, Positions, Rope, RopeLayout};
 
 /// Cosines and sines (positions, rotary_dim / 2) for one base.
 struct Table {
@@ -74,7 +74,7 @@ impl Table {
         // f64 would differ from theirs by more than their rounding noise.
         let frequencies: Vec<f32> = (0..self.rope.rotary_dim / 2)
             .map(|i| {
-                let frequency = scaled(self.rope.scaling, base.powf(-2.0 * i as f64 / dim)) as f32;
+                let frequency = self.rope.scaling.of_frequency(base.powf(-2.0 * i as f64 / dim)) as f32;
                 if self.rope.half_precision { half::f16::from_f32(frequency).to_f32() } else { frequency }
             })
             .collect();
@@ -87,20 +87,6 @@ impl Table {
                 self.sin.push(sin as f32);
             }
         }
-    }
-}
-
-/// A frequency after LLaMA 3's scaling; others depend on the base alone.
-fn scaled(scaling: RopeScaling, frequency: f64) -> f64 {
-    let RopeScaling::Llama3 { factor, low, high, original } = scaling else { return frequency };
-    let turns = original * frequency / std::f64::consts::TAU;
-    if turns < low {
-        frequency / factor
-    } else if turns > high {
-        frequency
-    } else {
-        let blend = (turns - low) / (high - low);
-        (1.0 - blend) * frequency / factor + blend * frequency
     }
 }
 

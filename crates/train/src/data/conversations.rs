@@ -42,12 +42,7 @@ impl Dataset {
         let mut items = Vec::new();
         let mut reports = Vec::new();
         for (index, source) in sources.iter().enumerate() {
-            let mut report = SourceReport {
-                name: source.label(),
-                path: source.path.clone(),
-                repeats: 1.0,
-                ..SourceReport::default()
-            };
+            let mut report = SourceReport::of(source);
             let read = |text: &str| {
                 let conversation = serde_json::from_str(text)
                     .map_err(|error| format!("expected a conversation: {error}"))?;

@@ -127,12 +127,7 @@ impl Dataset {
         let mut items = Vec::new();
         let mut reports = Vec::new();
         for (index, source) in sources.iter().enumerate() {
-            let mut report = SourceReport {
-                name: source.label(),
-                path: source.path.clone(),
-                repeats: 1.0,
-                ..SourceReport::default()
-            };
+            let mut report = SourceReport::of(source);
             let read = |line: &str| encode(&document(line)?);
             each_line(&source.path, &read, &mut |line, (samples, mentions)| {
                 report.records += 1;

@@ -59,6 +59,13 @@ pub struct SourceReport {
     pub repeats: f64,
 }
 
+impl SourceReport {
+    /// Nothing read of a source yet.
+    fn of(source: &Source) -> Self {
+        Self { name: source.label(), path: source.path.clone(), repeats: 1.0, ..Self::default() }
+    }
+}
+
 /// One draw of the data: a conversation, a window of text, or what an encoder reads of a document.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Sample {

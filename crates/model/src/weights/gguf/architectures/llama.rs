@@ -50,35 +50,10 @@ const TENSORS: &[Tensor] = &[
 /// The tensor of divisors, one for each frequency.
 const DIVISORS: &str = "rope_freqs.weight";
 
-/// llama3's scaling: frequencies whose wavelength is over `original / low` are divided by `factor`, those under
-/// `original / high` stay, those between are mixed.
-#[derive(Debug, Clone, Copy, PartialEq)]
-struct Scaling {
-    factor: f64,
-    low: f64,
-    high: f64,
-    /// Length the model was first trained on, in tokens.
-    original: f64,
-}
-
-impl Scaling {
-    /// What each of the frequencies `base^(-2i/turned)` is divided by.
-    fn divisors(&self, turned: usize, base: f64) -> Vec<f32> {
-        let frequency = |i: usize| base.powf(-2.0 * i as f64 / turned as f64);
-        (0..turned / 2)
-            .map(|i| {
-                let wavelength = std::f64::consts::TAU / frequency(i);
-                if wavelength < self.original / self.high {
-                    1.0
-                } else if wavelength > self.original / self.low {
-                    self.factor as f32
-                } else {
-                    let smooth = (self.original / wavelength - self.low) / (self.high - self.low);
-                    (1.0 / ((1.0 - smooth) / self.factor + smooth)) as f32
-                }
-            })
-            .collect()
-    }
+/// What LLaMA 3's scaling divides each of the frequencies `base^(-2i/turned)` by.
+fn divisors(scaling: RopeScaling, turned: usize, base: f64) -> Vec<f32> {
+    let frequencies = (0..turned / 2).map(|i| base.powf(-2.0 * i as f64 / turned as f64));
+    frequencies.map(|frequency| (frequency / scaling.of_frequency(frequency)) as f32).collect()
 }
 
 /// Metadata that llama.cpp has no use for, so that `rope_scaling` comes back as it was.
@@ -91,10 +66,9 @@ const KEYS: [&str; 3] = [
 fn more(config: &DecoderConfig, _: &Path) -> Result<More, Error> {
     let mut more = More::default();
     if let Positions::Rope(rope) = config.positions
-        && let RopeScaling::Llama3 { factor, low, high, original } = rope.scaling
+        && let RopeScaling::Llama3 { low, high, original, .. } = rope.scaling
     {
-        let scaling = Scaling { factor, low, high, original };
-        more.vectors.push((DIVISORS.to_owned(), scaling.divisors(rope.rotary_dim, rope.theta)));
+        more.vectors.push((DIVISORS.to_owned(), divisors(rope.scaling, rope.rotary_dim, rope.theta)));
         let values = [low, high, original];
         more.entries
             .extend(KEYS.into_iter().zip(values).map(|(key, x)| (key.to_owned(), Entry::F32(x as f32))));
@@ -110,34 +84,35 @@ fn config(file: &Described<'_>) -> Result<serde_json::Map<String, serde_json::Va
     if let Some(divisors) = file.header.tensors.get(DIVISORS) {
         let mut found = vec![0.0; divisors.shape.iter().product()];
         divisors.kind.unpack(&file.bytes[divisors.begin..divisors.end], &mut found);
-        let scaling = scaling_of(file, &found)?;
+        let [factor, low, high, original] = scaling_of(file, &found)?;
         config.insert(
             "rope_scaling".to_owned(),
             serde_json::json!({
                 "rope_type": "llama3",
-                "factor": scaling.factor,
-                "low_freq_factor": scaling.low,
-                "high_freq_factor": scaling.high,
-                "original_max_position_embeddings": scaling.original as u64,
+                "factor": factor,
+                "low_freq_factor": low,
+                "high_freq_factor": high,
+                "original_max_position_embeddings": original as u64,
             }),
         );
     }
     Ok(config)
 }
 
-/// The scaling that gives these divisors: the one the metadata name, or that of the published models.
-fn scaling_of(file: &Described<'_>, found: &[f32]) -> Result<Scaling, Error> {
+/// Factor, low, high and original length of the scaling that gives these divisors: those the metadata name, or those of the
+/// published models.
+fn scaling_of(file: &Described<'_>, found: &[f32]) -> Result<[f64; 4], Error> {
     let (turned, base) = file.sizes.rope.unwrap_or((0, 10_000.0));
     let factor = found.iter().fold(1.0, |most: f64, &d| most.max(f64::from(d)));
-    let mut scaling = Scaling { factor, low: 1.0, high: 4.0, original: 8192.0 };
-    for (key, value) in KEYS.into_iter().zip([&mut scaling.low, &mut scaling.high, &mut scaling.original]) {
+    let [mut low, mut high, mut original] = [1.0, 4.0, 8192.0];
+    for (key, value) in KEYS.into_iter().zip([&mut low, &mut high, &mut original]) {
         *value = file.header.number(&format!("llama{key}"))?.unwrap_or(*value);
     }
-    let expected = scaling.divisors(turned, base);
+    let expected = divisors(RopeScaling::Llama3 { factor, low, high, original }, turned, base);
     // Converters work in f32; a wrong parameter moves the mixed frequencies by far more.
     let near = |(a, b): (&f32, &f32)| (a - b).abs() <= 1e-3 * b.abs();
     if found.len() == expected.len() && found.iter().zip(&expected).all(near) {
-        return Ok(scaling);
+        return Ok([factor, low, high, original]);
     }
     Err(Error::malformed(
         &file.header.path,
@@ -154,8 +129,8 @@ mod tests {
     /// The worked values of the published scaling (factor 8, 1, 4, 8192; base 500000; heads of 128).
     #[test]
     fn divisors_of_llama_3_1() {
-        let scaling = Scaling { factor: 8.0, low: 1.0, high: 4.0, original: 8192.0 };
-        let divisors = scaling.divisors(128, 500_000.0);
+        let scaling = RopeScaling::Llama3 { factor: 8.0, low: 1.0, high: 4.0, original: 8192.0 };
+        let divisors = divisors(scaling, 128, 500_000.0);
         assert_eq!(divisors.len(), 64);
         // Wavelength 2 pi 500000^(2i/128): 2048 is passed between i = 28 (1956) and 29 (2402), 8192 between 34 and 35.
         assert_eq!((divisors[0], divisors[28], divisors[35], divisors[63]), (1.0, 1.0, 8.0, 8.0));
